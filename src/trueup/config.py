@@ -1,0 +1,130 @@
+"""Settings: read from `trueup.toml`, typed, frozen, and strict.
+
+Each stage declares its own settings in its `config.py` as a `StageConfig`; `trueup.loop.Config`
+puts them together. An unknown key is an error that names the nearest valid one, because a
+setting that is silently ignored is worse than a program that does not start.
+"""
+
+import difflib
+import tomllib
+import types
+from pathlib import Path
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from trueup.errors import ConfigError
+
+__all__ = ["StageConfig", "apply_overrides", "read_toml", "validate"]
+
+C = TypeVar("C", bound=BaseModel)
+
+
+class StageConfig(BaseModel):
+    """Base of every settings class: frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The raw contents of a TOML file.
+
+    Raises:
+        ConfigError: the file is missing, or is not TOML; the message names the line.
+    """
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(
+            f"There is no {path.name} in {path.parent}",
+            expected="a project folder",
+            next="start one with 'trueup init', or name another with --project",
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{path} is not valid TOML", got=str(error), expected="TOML", next="mend that line"
+        ) from None
+
+
+def apply_overrides(raw: dict[str, Any], overrides: tuple[str, ...]) -> dict[str, Any]:
+    """`raw` with `section.key=value` assignments laid over it. Values are TOML; bare words are text.
+
+    Raises:
+        ConfigError: an assignment without `=` or without a section.
+    """
+    result = {name: dict(part) if isinstance(part, dict) else part for name, part in raw.items()}
+    for item in overrides:
+        path, equals, text = item.partition("=")
+        *sections, key = path.strip().split(".")
+        if not equals or not key or not sections:
+            raise ConfigError(
+                "An override could not be read", got=item, expected="section.key=value",
+                next="write it like --set train.beta=0.2",
+            )
+        target = result
+        for section in sections:
+            target = target.setdefault(section, {})
+        target[key] = _toml_value(text)
+    return result
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def validate(model: type[C], raw: dict[str, Any], *, source: str) -> C:
+    """`raw` as a `model`.
+
+    Args:
+        source: where the settings came from, for the message.
+
+    Raises:
+        ConfigError: names the first wrong setting, what it got and, for an unknown key, the
+            nearest valid one.
+    """
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        # "function-after" and the like are pydantic's own steps, not keys of the file
+        where = [str(part) for part in problem["loc"] if not str(part).startswith("function-")]
+        name = ".".join(where) or source
+        if problem["type"] == "extra_forbidden":
+            raise _unknown_key(model, where, source) from None
+        raise ConfigError(
+            f"{source}: the setting '{name}' cannot be used",
+            got=problem.get("input"),
+            expected=problem["msg"],
+            next=f"mend '{name}'",
+        ) from None
+
+
+def _unknown_key(model: type[BaseModel], where: list[str], source: str) -> ConfigError:
+    fields = _fields_at(model, where[:-1])
+    near = difflib.get_close_matches(where[-1], fields, n=1, cutoff=0.5)
+    valid = f"'{near[0]}'" if near else "one of " + ", ".join(sorted(fields))
+    return ConfigError(
+        f"{source}: there is no setting '{'.'.join(where)}'",
+        got=where[-1],
+        expected=valid,
+        next=f"rename it to '{near[0]}', or delete it" if near else "delete it",
+    )
+
+
+def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
+    """The valid keys of the settings class that `path` leads to."""
+    for part in path:
+        field = model.model_fields.get(part)
+        inner = _model_in(field.annotation) if field else None
+        if inner is None:
+            break
+        model = inner
+    return list(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    return next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)

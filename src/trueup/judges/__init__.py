@@ -1,0 +1,7 @@
+"""Judges and scorers: who says which answer is better."""
+
+from trueup.judges.base import Judge, Outcome, Ranking, compare
+from trueup.judges.config import EndpointConfig
+from trueup.judges.resolve import resolve
+
+__all__ = ["EndpointConfig", "Judge", "Outcome", "Ranking", "compare", "resolve"]

@@ -1,0 +1,53 @@
+"""What every judge offers: scores for several answers to one prompt, and a name for itself.
+
+`rank` is the one method. A comparison asks it in both orders and calls disagreement a tie, so a
+judge that likes whatever stands first wins nothing by it. The `id` says who judged: the scorer
+behind the labels and the scorer that promotes must not share one.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, Protocol
+
+from trueup.records import AnnotatorKind, Completion, Messages
+
+__all__ = ["Judge", "Outcome", "Ranking", "compare"]
+
+Outcome = Literal["win", "tie", "loss"]
+
+
+class Ranking(NamedTuple):
+    """Scores of the candidates, higher is better, comparable within this ranking; and why."""
+
+    scores: tuple[float, ...]
+    reasons: tuple[tuple[str, ...], ...]
+
+
+class Judge(Protocol):
+    """Anything that ranks answers."""
+
+    @property
+    def id(self) -> str:
+        """Name and version: `code:house-style/1`."""
+        ...
+
+    @property
+    def kind(self) -> AnnotatorKind: ...
+
+    def rank(self, prompt: Messages, candidates: Sequence[Completion]) -> Ranking:
+        """Score every candidate answer to the prompt."""
+        ...
+
+
+def compare(judge: Judge, prompt: Messages, ours: Completion, theirs: Completion) -> Outcome:
+    """Whether `ours` beats `theirs`, asked in both orders; a verdict that depends on the order
+    is a tie."""
+    ours_first = judge.rank(prompt, [ours, theirs]).scores
+    theirs_first = judge.rank(prompt, [theirs, ours]).scores
+    leads = {_sign(ours_first[0] - ours_first[1]), _sign(theirs_first[1] - theirs_first[0])}
+    if len(leads) > 1:
+        return "tie"
+    return {1: "win", 0: "tie", -1: "loss"}[leads.pop()]  # type: ignore[return-value]
+
+
+def _sign(value: float) -> int:
+    return (value > 0) - (value < 0)

@@ -1,0 +1,32 @@
+"""Naming a judge in the settings."""
+
+from pydantic import Field
+
+from trueup.config import StageConfig
+
+__all__ = ["EndpointConfig"]
+
+
+class EndpointConfig(StageConfig):
+    """An OpenAI-compatible server that judges. Its key comes from the environment alone."""
+
+    base_url: str = "http://127.0.0.1:8500/v1"
+    """Everything before `/chat/completions`."""
+
+    model: str = "judge"
+    """The model to ask for."""
+
+    api_key_env: str = "TRUEUP_JUDGE_API_KEY"
+    """Name of the environment variable that holds the key; unset means no key."""
+
+    timeout_s: float = Field(60.0, gt=0)
+    """Patience with one answer."""
+
+    concurrency: int = Field(8, ge=1)
+    """Requests in flight at once."""
+
+    max_retries: int = Field(2, ge=0)
+    """Further tries after a failed or unreadable answer."""
+
+    rubric: str = "Which answer is better for the user: correct, grounded in the given context, short?"
+    """What the judge is asked to go by."""

@@ -1,0 +1,71 @@
+"""From a judge's name in the settings to the judge.
+
+Names: `house-style`, `facts`, `llm`, or `package.module:attribute` for a team's own: an object with
+`id`, `kind` and `rank`, or a plain function `(prompt, text) -> float`.
+"""
+
+import importlib
+from collections.abc import Callable, Sequence
+
+from trueup.errors import ConfigError
+from trueup.judges.base import Judge, Ranking
+from trueup.judges.config import EndpointConfig
+from trueup.records import AnnotatorKind, Completion, Messages
+from trueup.suite import SuitePrompt
+
+__all__ = ["resolve"]
+
+
+def resolve(
+    name: str, *, endpoint: EndpointConfig | None = None, suite: Sequence[SuitePrompt] = ()
+) -> Judge:
+    """The judge of this name.
+
+    Raises:
+        ConfigError: there is no such judge, or it cannot be imported.
+    """
+    if name == "house-style":
+        from trueup.judges.house_style import HouseStyle
+
+        return HouseStyle()
+    if name == "facts":
+        from trueup.judges.facts import Facts
+
+        return Facts(suite)
+    if name == "llm":
+        from trueup.judges.llm import LLMJudge
+
+        return LLMJudge(endpoint or EndpointConfig())
+    if ":" in name:
+        return _imported(name)
+    raise ConfigError(
+        "There is no judge of this name", got=name,
+        expected="'house-style', 'facts', 'llm' or 'package.module:function'", next="mend it in trueup.toml",
+    )
+
+
+class _FunctionJudge:
+    """A plain scoring function in a judge's clothes."""
+
+    kind: AnnotatorKind = "code"
+
+    def __init__(self, name: str, function: Callable[[Messages, str], float]) -> None:
+        self.id, self._function = f"code:{name}", function
+
+    def rank(self, prompt: Messages, candidates: Sequence[Completion]) -> Ranking:
+        scores = tuple(float(self._function(prompt, c.text)) for c in candidates)
+        return Ranking(scores, tuple(() for _ in scores))
+
+
+def _imported(name: str) -> Judge:
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            "A judge could not be imported", got=f"{name} ({error})", expected="package.module:attribute",
+            next="check the name, and that the package is installed",
+        ) from error
+    if hasattr(found, "rank"):
+        return found() if isinstance(found, type) else found
+    return _FunctionJudge(name, found)

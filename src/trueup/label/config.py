@@ -1,0 +1,33 @@
+"""Who labels, and how many answers they compare."""
+
+from pydantic import Field
+
+from trueup.config import StageConfig
+from trueup.judges.config import EndpointConfig
+
+__all__ = ["LabelConfig"]
+
+
+class LabelConfig(StageConfig):
+    """The labelling judge and its candidates."""
+
+    judge: str = "house-style"
+    """`house-style`, `llm`, or `package.module:function`. It must not be the scorer that promotes."""
+
+    endpoint: EndpointConfig = EndpointConfig()
+    """Where the `llm` judge lives."""
+
+    num_candidates: int = Field(4, ge=2)
+    """Answers ranked per flagged prompt: the logged one and fresh samples from the champion."""
+
+    temperature: float = Field(1.0, gt=0)
+    """Of the fresh samples. At 1 their log-probs are the reference's own and training reuses them."""
+
+    max_tokens: int = Field(256, ge=1)
+    """Longest fresh sample."""
+
+    max_prompts: int = Field(2000, ge=1)
+    """Most prompts labelled in one call; the worst flags first."""
+
+    seed: int = 0
+    """Of the fresh samples."""

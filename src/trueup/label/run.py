@@ -1,0 +1,99 @@
+"""The step from flags to labels: draw rivals to the logged answer, and rank them all."""
+
+from collections.abc import Sequence
+
+from trueup.judges import Judge, resolve
+from trueup.label.config import LabelConfig
+from trueup.models.stored import StoredModel
+from trueup.progress import task
+from trueup.records import Completion, Feedback, Flag, Interaction, Label, Messages, Sampling
+from trueup.store import Store
+
+__all__ = ["run"]
+
+BATCH = 32  # prompts between two commits
+
+
+def run(store: Store, config: LabelConfig, champion: StoredModel) -> list[Label]:
+    """Rank the logged answer of each flagged prompt among fresh samples from the champion.
+
+    Reads:   raised flags whose interaction has no label yet, the worst first; user edits.
+    Writes:  one Label an interaction, with every candidate and its score; an edit gives a second
+             label, by `human`, that prefers the edit to the logged answer.
+    Skips:   a prompt another interaction of this call already brought.
+    Keeps:   tokens, log-probs, sampling and weights of every fresh sample.
+    Again:   writes nothing until there are new flags.
+    Killed:  labels are written every 32 prompts; the next call goes on from there.
+    Stops:   UpstreamError if the judge's endpoint fails; labels so far are kept.
+    Cost:    num_candidates - 1 samples a prompt; with `llm`, N(N-1) judge calls a prompt.
+    Next:    pair.run
+    """
+    judge = resolve(config.judge, endpoint=config.endpoint)
+    edits = _edit_labels(store)
+    store.add_all(edits)
+    waiting = _waiting(store, config)
+    labels: list[Label] = [*edits]
+    with task("label", len(waiting)) as advance:
+        for at in range(0, len(waiting), BATCH):
+            batch = waiting[at : at + BATCH]
+            made = _label(batch, judge, _fresh(batch, champion, config))
+            store.add_all(made)
+            labels += made
+            advance(len(batch))
+    return labels
+
+
+def _waiting(store: Store, config: LabelConfig) -> list[Interaction]:
+    flags = sorted(store.each(Flag, raised=True), key=lambda f: -f.score)
+    labelled = {label.interaction_id for label in store.each(Label) if label.annotator_kind != "human"}
+    seen: set[Messages] = set()
+    waiting = []
+    for interaction in store.get_all(Interaction, dict.fromkeys(f.interaction_id for f in flags)):
+        if interaction.id in labelled or interaction.prompt in seen:
+            continue
+        seen.add(interaction.prompt)
+        waiting.append(interaction)
+    return waiting[: config.max_prompts]
+
+
+def _fresh(
+    batch: Sequence[Interaction], champion: StoredModel, config: LabelConfig
+) -> list[list[Completion]]:
+    sampling = Sampling(
+        temperature=config.temperature, max_tokens=config.max_tokens,
+        # another batch, other randomness; the same batch again, the same
+        seed=(config.seed * 1_000_003 + int(batch[0].id[-8:], 16)) % 2**31,
+    )
+    return champion.complete([i.prompt for i in batch], sampling, num_samples=config.num_candidates - 1)
+
+
+def _label(
+    batch: Sequence[Interaction], judge: Judge, fresh: Sequence[Sequence[Completion]]
+) -> list[Label]:
+    labels = []
+    for interaction, samples in zip(batch, fresh, strict=True):
+        candidates = (interaction.completion, *samples)
+        ranking = judge.rank(interaction.prompt, candidates)
+        labels.append(Label(
+            prompt=interaction.prompt, candidates=candidates, scores=ranking.scores,
+            reasons=ranking.reasons, annotator=judge.id, annotator_kind=judge.kind,
+            interaction_id=interaction.id,
+        ))
+    return labels
+
+
+def _edit_labels(store: Store) -> list[Label]:
+    """An edit is a person's own preference: the edited text over the logged one."""
+    edited = [f for f in store.each(Feedback) if f.edit]
+    labels = []
+    for feedback in edited:
+        for interaction in store.get_all(Interaction, [feedback.interaction_id]):
+            better = Completion(text=feedback.edit or "", finish_reason="stop")
+            if better.text.strip() == interaction.completion.text.strip():
+                continue
+            labels.append(Label(
+                prompt=interaction.prompt, candidates=(better, interaction.completion),
+                scores=(1.0, 0.0), annotator="feedback:edit", annotator_kind="human",
+                interaction_id=interaction.id,
+            ))
+    return labels

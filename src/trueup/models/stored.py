@@ -1,0 +1,132 @@
+"""The models of a project by name: the champion that serves, and any checkpoint of the store.
+
+One backbone in memory; a checkpoint is an adapter switched on. The weights that come back are
+compared with the ones the release names, so what is sampled, trained and judged is what serves.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from trueup.errors import IdentityError
+from trueup.models.backbone import Backbone
+from trueup.models.catalog import folder_of
+from trueup.models.config import ModelConfig
+from trueup.progress import task
+from trueup.records import Checkpoint, Completion, Messages, Release, SampleSet, Sampling
+from trueup.store import Store
+
+__all__ = ["StoredModel", "ensure_champion", "load_backbone"]
+
+SAMPLE_BATCH = 48  # prompts between two commits
+
+
+def load_backbone(config: ModelConfig, project: Path) -> Backbone:
+    """The project's base model.
+
+    Raises:
+        ModelError: it has not been pulled, or is not a model.
+    """
+    if config.num_threads:
+        import torch
+
+        torch.set_num_threads(config.num_threads)
+    return Backbone.load(folder_of(config.base, relative_to=project), device=config.device)
+
+
+def ensure_champion(store: Store, backbone: Backbone) -> Release:
+    """The release that serves; a project that never released serves the base, on the record.
+
+    Raises:
+        IdentityError: the champion's adapter is of another base than the project's.
+    """
+    release = store.champion()
+    if release is None:
+        release = Release(action="first", weights=backbone.base_weights, reason="the base model")
+        store.release(release)
+    return release
+
+
+class StoredModel:
+    """A model of the store, ready to write: the champion, or the checkpoint it is asked for."""
+
+    def __init__(
+        self, store: Store, backbone: Backbone, checkpoint_id: str | None, *, role: str = "champion"
+    ) -> None:
+        """Attach the checkpoint's adapter, or none for the base.
+
+        Raises:
+            IdentityError: the files on disk are not the weights the record names.
+        """
+        self.backbone = backbone
+        self.checkpoint = store.get(Checkpoint, checkpoint_id) if checkpoint_id else None
+        self.adapter = store.folder / self.checkpoint.path if self.checkpoint else None
+        self.role = role if self.checkpoint else None
+        if self.adapter:
+            backbone.attach(role, self.adapter)
+        self.weights = backbone.weights(self.adapter)
+        if self.checkpoint and self.checkpoint.weights != self.weights:
+            raise IdentityError(
+                f"The adapter of {self.checkpoint.id} is not the one that was written",
+                got=self.weights, expected=self.checkpoint.weights,
+                next="restore the folder from a backup, or 'trueup rollback'",
+            )
+
+    @classmethod
+    def serving(cls, store: Store, backbone: Backbone) -> "StoredModel":
+        """The one that serves now.
+
+        Raises:
+            IdentityError: the release names other weights than those found.
+        """
+        release = ensure_champion(store, backbone)
+        model = cls(store, backbone, release.checkpoint_id)
+        if model.weights != release.weights:
+            raise IdentityError(
+                "The project's model is not the champion that was released", got=model.weights,
+                expected=release.weights, next="set model.base back, or start a new project",
+            )
+        return model
+
+    def samples(
+        self, store: Store, prompts: Sequence[Messages], sampling: Sampling, *, num_samples: int, name: str
+    ) -> list[tuple[Completion, ...]]:
+        """As `complete`, but drawn once: what these weights said before is read from the store.
+
+        Guard and A/B test look at the same answers, and the champion's gold answers of last week
+        are this week's. Written every `SAMPLE_BATCH` prompts, so a killed call goes on from there.
+        """
+        found = {
+            one.prompt: one.completions for one in store.each(SampleSet, weights=self.weights)
+            if one.sampling == sampling and len(one.completions) == num_samples
+        }
+        missing = [p for p in dict.fromkeys(prompts) if p not in found]
+        with task(name, len(missing)) as advance:
+            for at in range(0, len(missing), SAMPLE_BATCH):
+                batch = missing[at : at + SAMPLE_BATCH]
+                # each prompt's randomness is its own, whatever is already there
+                drawn = self.backbone.complete(
+                    batch, sampling.model_copy(update={"seed": (sampling.seed or 0) + at}), role=self.role,
+                    weights=self.weights, num_samples=num_samples, on_progress=advance,
+                )
+                sets = [
+                    SampleSet(prompt=p, completions=tuple(c), weights=self.weights, sampling=sampling)
+                    for p, c in zip(batch, drawn, strict=True)
+                ]
+                store.add_all(sets)
+                found.update({one.prompt: one.completions for one in sets})
+        return [found[p] for p in prompts]
+
+    def complete(
+        self, prompts: Sequence[Messages], sampling: Sampling, *, num_samples: int = 1, name: str = "sample"
+    ) -> list[list[Completion]]:
+        """`num_samples` completions for each prompt, in the prompts' order."""
+        with task(name, len(prompts)) as advance:
+            return self.backbone.complete(
+                prompts, sampling, role=self.role, weights=self.weights,
+                num_samples=num_samples, on_progress=advance,
+            )
+
+    def acting(self) -> Any:
+        """Context manager: the network in this role."""
+        return self.backbone.acting_as(self.role)

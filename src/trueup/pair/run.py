@@ -1,0 +1,85 @@
+"""The step from labels to pairs, and from pairs to a frozen data set."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from trueup.pair.config import PairConfig
+from trueup.pair.decontaminate import HeldOut
+from trueup.records import Dataset, Label, PreferencePair, content_hash
+from trueup.store import Store
+
+__all__ = ["Paired", "freeze", "new_pairs", "run"]
+
+
+class Paired(Counter[str]):
+    """Labels that gave no pair, counted by reason."""
+
+
+def run(store: Store, config: PairConfig, held_out: HeldOut) -> Paired:
+    """Turn each label into its best-against-worst pair.
+
+    Reads:   labels that no pair was made from.
+    Writes:  at most one PreferencePair a label, in one transaction.
+    Skips:   unpaired labels; margins under `min_margin`; chosen equal to rejected; empty chosen;
+             prompts of the held-out suite or the gold set. Counted by reason in what it returns.
+    Keeps:   every candidate's tokens, log-probs and weights; the label's id.
+    Again:   writes nothing until there are new labels.
+    Killed:  all pairs of the call or none.
+    Cost:    no model calls; linear in labels.
+    Next:    freeze, then train.run
+    """
+    used, skipped, pairs = store.used(PreferencePair), Paired(), []
+    for label in store.each(Label):
+        if label.id in used:
+            continue
+        made = _pair(label, config, held_out)
+        if isinstance(made, PreferencePair):
+            pairs.append(made)
+        else:
+            skipped[made] += 1
+    store.add_all(pairs)
+    return skipped
+
+
+def new_pairs(store: Store) -> list[PreferencePair]:
+    """Pairs that no data set of the loop has used; of equal ones the widest margin."""
+    used = {p for dataset in store.each(Dataset) if dataset.source == "loop" for p in dataset.pair_ids}
+    known, kept = set(), {}
+    for pair in store.each(PreferencePair):
+        key = (pair.prompt_hash, pair.chosen.text.strip(), pair.rejected.text.strip())
+        if pair.id in used:
+            known.add(key)
+        elif key not in kept or pair.margin > kept[key].margin:
+            kept[key] = pair
+    return [pair for key, pair in kept.items() if key not in known]
+
+
+def freeze(
+    store: Store, pairs: Iterable[PreferencePair], *, source: str = "loop", skipped: Counter[str] | None = None
+) -> Dataset:
+    """Name these pairs as one data set; the same pairs again are the same data set."""
+    dataset = Dataset(pair_ids=tuple(p.id for p in pairs), source=source, skipped=dict(skipped or {}))
+    store.add(dataset)
+    return dataset
+
+
+def _pair(label: Label, config: PairConfig, held_out: HeldOut) -> PreferencePair | str:
+    """The label's pair, or why there is none."""
+    if len(label.candidates) < 2:
+        return "unpaired"
+    best = max(range(len(label.scores)), key=lambda i: label.scores[i])
+    worst = min(range(len(label.scores)), key=lambda i: label.scores[i])
+    margin = label.scores[best] - label.scores[worst]
+    if margin < config.min_margin or margin == 0:
+        return "tie"
+    chosen, rejected = label.candidates[best], label.candidates[worst]
+    if not chosen.text.strip():
+        return "empty chosen"
+    if chosen.text.strip() == rejected.text.strip():
+        return "chosen equals rejected"
+    if held_out.contains(label.prompt):
+        return "held out"
+    return PreferencePair(
+        prompt=label.prompt, chosen=chosen, rejected=rejected, margin=margin, label_ids=(label.id,),
+        prompt_hash=content_hash([m.model_dump() for m in label.prompt]),
+    )

@@ -1,0 +1,370 @@
+"""Read second: the nouns of the loop, on one page.
+
+    Interaction ─┬─ Flag ── Label ── PreferencePair ── Dataset ── TrainingRun ── Checkpoint ── reports ── Release
+                 └─ Feedback
+
+A stage reads records and writes records; nothing else passes between stages. A record is frozen,
+its id is a hash of what it says (so the same input twice is the same record once), and it names
+the records it was made from. "Why does the model say this?" is then a walk along `parents`.
+"""
+
+import hashlib
+import json
+from datetime import UTC, datetime
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+__all__ = [
+    "ABReport",
+    "Checkpoint",
+    "Completion",
+    "Dataset",
+    "EvalReport",
+    "Feedback",
+    "Flag",
+    "GuardReport",
+    "Interaction",
+    "Label",
+    "Message",
+    "Messages",
+    "PreferencePair",
+    "Record",
+    "Release",
+    "Report",
+    "SampleSet",
+    "Sampling",
+    "TrainingRun",
+    "Verdict",
+    "content_hash",
+]
+
+AnnotatorKind = Literal["human", "llm", "code"]
+
+
+def content_hash(content: Any) -> str:
+    """The first 20 hex digits of the SHA-256 of `content` as canonical JSON."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:20]
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+# --- values: parts of records, with no life of their own -------------------------------------
+
+
+class Value(BaseModel):
+    """A frozen part of a record."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Message(Value):
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+Messages = tuple[Message, ...]
+
+
+class Sampling(Value):
+    """How a completion was drawn. Temperature 0 is greedy; `seed` None is fresh randomness."""
+
+    temperature: float = Field(1.0, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_tokens: int = Field(256, ge=1)
+    seed: int | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """True when tokens were drawn from the model's own distribution, so that the stored
+        log-probs are those of the distribution that generated them."""
+        return self.temperature == 1.0 and self.top_p == 1.0
+
+
+class Completion(Value):
+    """Text a model wrote (or a person, or a file), with all that is known of how.
+
+    `logprobs` are those of the model's own distribution (temperature 1, nothing cut off), one a
+    token of `token_ids`, in nats; the end-of-sequence token counts where it was drawn.
+    """
+
+    text: str
+    token_ids: tuple[int, ...] | None = None
+    logprobs: tuple[float, ...] | None = None
+    finish_reason: Literal["stop", "length", "unknown"] = "unknown"
+    weights: str | None = None
+    """Hash of the weights that wrote it; None for people and files."""
+    sampling: Sampling | None = None
+
+
+class Verdict(Value):
+    """What a gate said. Only `passed` lets a candidate through; what is unknown refuses."""
+
+    gate: str
+    status: Literal["passed", "refused", "pending"]
+    reason: str
+    figures: dict[str, float | None] = {}
+
+    @property
+    def passed(self) -> bool:
+        """True for `passed` alone."""
+        return self.status == "passed"
+
+
+# --- records ----------------------------------------------------------------------------------
+
+
+class Record(BaseModel):
+    """A noun of the loop: frozen, content-addressed, with named parents."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tag: ClassVar[str]
+    """Prefix of the id, and the name of the table."""
+    indexed: ClassVar[tuple[str, ...]] = ()
+    """Fields the store keeps as columns, to select by."""
+
+    id: str = ""
+    created_at: str = Field(default_factory=_now)
+    """UTC, ISO 8601. Not part of the id."""
+
+    @model_validator(mode="after")
+    def _identify(self) -> Self:
+        if not self.id:
+            object.__setattr__(self, "id", self.expected_id())
+        return self
+
+    def expected_id(self) -> str:
+        """The id that the contents call for; a record whose `id` differs was tampered with."""
+        content = self.model_dump(mode="json", exclude={"id", "created_at"})
+        return f"{self.tag}_{content_hash(content)}"
+
+    def parents(self) -> tuple[str, ...]:
+        """Ids of the records this one was made from."""
+        return ()
+
+
+class Interaction(Record):
+    """One request and its answer in production."""
+
+    tag = "interaction"
+    indexed = ("source", "request_id", "user")
+
+    prompt: Messages
+    completion: Completion
+    source: str
+    """`gateway`, or `file:NAME` for an import."""
+    request_id: str = ""
+    """The server's id of the request; empty for imports, whose contents identify them."""
+    model: str = ""
+    user: str | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    latency_ms: float | None = None
+
+
+class Feedback(Record):
+    """What a user said of an answer: a thumb, an edit, a comment."""
+
+    tag = "feedback"
+    indexed = ("interaction_id",)
+
+    interaction_id: str
+    rating: Literal[-1, 1] | None = None
+    edit: str | None = None
+    comment: str | None = None
+
+    def parents(self) -> tuple[str, ...]:
+        return (self.interaction_id,)
+
+
+class Flag(Record):
+    """How weak an interaction looks to a flagger. Every examined interaction gets one."""
+
+    tag = "flag"
+    indexed = ("interaction_id", "flagger", "raised")
+
+    interaction_id: str
+    flagger: str
+    """Name and version, `signals/1`."""
+    score: float = Field(ge=0, le=1)
+    raised: bool
+    """True where the score called for a label."""
+    reasons: tuple[str, ...] = ()
+    signals: dict[str, float] = {}
+
+    def parents(self) -> tuple[str, ...]:
+        return (self.interaction_id,)
+
+
+class Label(Record):
+    """One annotator's scores for one or more completions of a prompt.
+
+    Scores compare within a label only: higher is better, equal is a tie. A single candidate
+    is unpaired signal, +1 desirable and -1 not (KTO).
+    """
+
+    tag = "label"
+    indexed = ("interaction_id", "annotator", "annotator_kind", "source")
+
+    prompt: Messages
+    candidates: tuple[Completion, ...] = Field(min_length=1)
+    scores: tuple[float, ...]
+    annotator: str
+    annotator_kind: AnnotatorKind
+    interaction_id: str | None = None
+    source: str = ""
+    """`file:NAME` for an import, whose file is the label's parent."""
+    reasons: tuple[tuple[str, ...], ...] = ()
+
+    @model_validator(mode="after")
+    def _one_score_each(self) -> Self:
+        if len(self.scores) != len(self.candidates):
+            raise ValueError(f"{len(self.scores)} scores for {len(self.candidates)} candidates")
+        return self
+
+    def parents(self) -> tuple[str, ...]:
+        return (self.interaction_id,) if self.interaction_id else ()
+
+
+class PreferencePair(Record):
+    """One prompt, the completion that was preferred, the one that was not, and who says so."""
+
+    tag = "pair"
+    indexed = ("prompt_hash",)
+
+    prompt: Messages
+    chosen: Completion
+    rejected: Completion
+    margin: float = Field(ge=0)
+    """Difference of the two scores in the label's own unit."""
+    label_ids: tuple[str, ...] = Field(min_length=1)
+    prompt_hash: str = ""
+
+    def parents(self) -> tuple[str, ...]:
+        return self.label_ids
+
+
+class Dataset(Record):
+    """A frozen list of pairs. Its id is its hash: other pairs, another data set."""
+
+    tag = "dataset"
+
+    pair_ids: tuple[str, ...]
+    source: str
+    """`loop`, or `file:NAME`."""
+    skipped: dict[str, int] = {}
+    """Labels that gave no pair, counted by reason."""
+
+    def parents(self) -> tuple[str, ...]:
+        return self.pair_ids
+
+
+class TrainingRun(Record):
+    """The decision to train: what on, from where, against which reference, how."""
+
+    tag = "run"
+    indexed = ("dataset_id",)
+
+    dataset_id: str
+    method: str
+    config: dict[str, Any]
+    base_weights: str
+    start_weights: str
+    """The champion's: training starts from exactly what is served."""
+    ref_weights: str
+    template: str
+    """Hash of the chat template."""
+
+    def parents(self) -> tuple[str, ...]:
+        return (self.dataset_id,)
+
+
+class Checkpoint(Record):
+    """Weights that came out of a run: safetensors and a JSON card in the store's folder."""
+
+    tag = "checkpoint"
+    indexed = ("run_id", "weights")
+
+    run_id: str
+    path: str
+    """Relative to the store's folder."""
+    weights: str
+    base_weights: str
+    metrics: dict[str, Any] = {}
+
+    def parents(self) -> tuple[str, ...]:
+        return (self.run_id,)
+
+
+class SampleSet(Record):
+    """What some weights answered to a prompt outside traffic: for guard, evaluate and A/B."""
+
+    tag = "samples"
+    indexed = ("weights",)
+
+    prompt: Messages
+    completions: tuple[Completion, ...]
+    weights: str
+    sampling: Sampling
+
+
+class Report(Record):
+    """What a gate measured, its verdict, and examples a person should look at."""
+
+    indexed = ("checkpoint_id", "champion")
+
+    checkpoint_id: str
+    champion: str
+    """Weights the candidate was held against."""
+    verdict: Verdict
+    config: dict[str, Any] = {}
+    details: dict[str, Any] = {}
+
+    def parents(self) -> tuple[str, ...]:
+        return (self.checkpoint_id,)
+
+
+class GuardReport(Report):
+    """Length, entropy, drift and diversity of the candidate against its reference."""
+
+    tag = "guard"
+
+
+class EvalReport(Report):
+    """The gold set, candidate against champion."""
+
+    tag = "eval"
+
+
+class ABReport(Report):
+    """Head-to-head on held-out prompts, judged by a scorer that did not label."""
+
+    tag = "ab"
+
+
+class Release(Record):
+    """A move of the alias `champion`."""
+
+    tag = "release"
+    indexed = ("weights",)
+
+    action: Literal["first", "promote", "rollback"]
+    weights: str
+    checkpoint_id: str | None = None
+    """None is the base model itself."""
+    previous: str | None = None
+    """The release that was champion before; a rollback returns to it."""
+    restores: str | None = None
+    """For a rollback: the release whose weights serve again."""
+    report_ids: tuple[str, ...] = ()
+    reason: str = ""
+
+    def parents(self) -> tuple[str, ...]:
+        linked = (self.checkpoint_id, self.previous, self.restores, *self.report_ids)
+        return tuple(one for one in linked if one)

@@ -1,0 +1,78 @@
+"""The store's schema as a list of numbered steps. A step, once released, never changes.
+
+Applied names are rows of the table `migrations`; opening a store applies what is missing, each
+step in its own transaction. The last step's result must equal `tables.py`: a test compares them.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from sqlalchemy import Connection, Engine, text
+
+__all__ = ["MIGRATIONS", "applied", "migrate"]
+
+Migration = Callable[[Connection], None]
+
+_M001_COLUMNS = {
+    "interaction": ("source", "request_id", '"user"'),
+    "feedback": ("interaction_id",),
+    "flag": ("interaction_id", "flagger", "raised"),
+    "label": ("interaction_id", "annotator", "annotator_kind", "source"),
+    "pair": ("prompt_hash",),
+    "dataset": (),
+    "run": ("dataset_id",),
+    "checkpoint": ("run_id", "weights"),
+    "samples": ("weights",),
+    "guard": ("checkpoint_id", "champion"),
+    "eval": ("checkpoint_id", "champion"),
+    "ab": ("checkpoint_id", "champion"),
+    "release": ("weights",),
+}
+
+
+def m001_initial(connection: Connection) -> None:
+    """A table a record kind, the lineage edges, the aliases."""
+    serial = "SERIAL PRIMARY KEY" if connection.dialect.name == "postgresql" else "INTEGER PRIMARY KEY"
+    for table, columns in _M001_COLUMNS.items():
+        extra = "".join(f", {c} {'BOOLEAN' if c == 'raised' else 'VARCHAR'}" for c in columns)
+        connection.execute(text(
+            f"CREATE TABLE {table} (seq {serial}, id VARCHAR NOT NULL UNIQUE, "
+            f"created_at VARCHAR NOT NULL{extra}, body TEXT NOT NULL)"
+        ))
+        for column in columns:
+            name = f"{table}_by_{column}".replace('"', "")
+            connection.execute(text(f"CREATE INDEX {name} ON {table} ({column})"))
+    connection.execute(text(
+        "CREATE TABLE edges (child VARCHAR NOT NULL, parent VARCHAR NOT NULL, UNIQUE (child, parent))"
+    ))
+    connection.execute(text("CREATE INDEX edges_by_parent ON edges (parent)"))
+    connection.execute(text(
+        "CREATE TABLE aliases (name VARCHAR PRIMARY KEY, release_id VARCHAR NOT NULL)"
+    ))
+
+
+MIGRATIONS: tuple[Migration, ...] = (m001_initial,)
+
+
+def applied(connection: Connection) -> set[str]:
+    """Names of the steps this store already has."""
+    connection.execute(text(
+        "CREATE TABLE IF NOT EXISTS migrations (name VARCHAR PRIMARY KEY, applied_at VARCHAR NOT NULL)"
+    ))
+    return {row.name for row in connection.execute(text("SELECT name FROM migrations"))}
+
+
+def migrate(engine: Engine, steps: tuple[Migration, ...] = MIGRATIONS) -> list[str]:
+    """Apply the missing steps in order; returns their names. A failed step leaves no trace."""
+    done: list[str] = []
+    for step in steps:
+        with engine.begin() as connection:
+            if step.__name__ in applied(connection):
+                continue
+            step(connection)
+            connection.execute(
+                text("INSERT INTO migrations VALUES (:name, :at)"),
+                {"name": step.__name__, "at": datetime.now(UTC).isoformat()},
+            )
+            done.append(step.__name__)
+    return done

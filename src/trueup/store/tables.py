@@ -1,0 +1,66 @@
+"""One SQL table a record kind: id, time, the record as JSON, and the columns we select by.
+
+The JSON is the record; the columns are copies of some of its fields. `edges` holds every
+child-parent link, so lineage is a query in both directions.
+"""
+
+from typing import Any
+
+from sqlalchemy import Boolean, Column, Float, Integer, MetaData, String, Table, Text
+
+from trueup import records
+
+__all__ = ["ALIASES", "EDGES", "KINDS", "METADATA", "TABLES", "kind_of"]
+
+METADATA = MetaData()
+
+KINDS: tuple[type[records.Record], ...] = (
+    records.Interaction,
+    records.Feedback,
+    records.Flag,
+    records.Label,
+    records.PreferencePair,
+    records.Dataset,
+    records.TrainingRun,
+    records.Checkpoint,
+    records.SampleSet,
+    records.GuardReport,
+    records.EvalReport,
+    records.ABReport,
+    records.Release,
+)
+
+
+def _column(kind: type[records.Record], name: str) -> Column[Any]:
+    annotation = kind.model_fields[name].annotation
+    types = {bool: Boolean, int: Integer, float: Float}
+    return Column(name, types.get(annotation, String) if isinstance(annotation, type) else String)
+
+
+TABLES: dict[type[records.Record], Table] = {
+    kind: Table(
+        kind.tag,
+        METADATA,
+        Column("seq", Integer, primary_key=True, autoincrement=True),
+        Column("id", String, nullable=False, unique=True),
+        Column("created_at", String, nullable=False),
+        *(_column(kind, name) for name in kind.indexed),
+        Column("body", Text, nullable=False),
+    )
+    for kind in KINDS
+}
+
+EDGES = Table("edges", METADATA, Column("child", String), Column("parent", String))
+
+ALIASES = Table(
+    "aliases",
+    METADATA,
+    Column("name", String, primary_key=True),
+    Column("release_id", String, nullable=False),
+)
+
+
+def kind_of(record_id: str) -> type[records.Record] | None:
+    """The record class that an id's tag names, if any."""
+    tag = record_id.partition("_")[0]
+    return next((kind for kind in KINDS if kind.tag == tag), None)

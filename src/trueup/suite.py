@@ -1,0 +1,58 @@
+"""Held-out prompts: what a candidate is tried on and never trained on.
+
+One JSON object a line: `messages`, and for the facts scorer `facts` (each a list of accepted
+spellings) and `answerable`. A line may say `split`; only `heldout` lines are read from a file that
+has both sides.
+"""
+
+import json
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from trueup.errors import DataError
+from trueup.records import Messages, Value
+
+__all__ = ["SuitePrompt", "read_suite"]
+
+
+class SuitePrompt(Value):
+    """One held-out prompt, and what a right answer contains."""
+
+    id: str = ""
+    messages: Messages = Field(min_length=1)
+    facts: tuple[tuple[str, ...], ...] = ()
+    answerable: bool = True
+
+
+def read_suite(path: Path, *, split: str = "heldout") -> list[SuitePrompt]:
+    """The prompts of a file, in its order.
+
+    Raises:
+        DataError: the file is missing, a line is malformed, or no line is of the split.
+    """
+    try:
+        lines = path.read_text().splitlines()
+    except OSError as error:
+        raise DataError(
+            f"The held-out prompts {path} cannot be read", got=error.strerror,
+            expected="a JSONL file", next="set ab.prompts in trueup.toml",
+        ) from error
+    prompts = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            raw = json.loads(line)
+            if raw.get("split", split) == split:
+                prompts.append(SuitePrompt.model_validate(
+                    {key: raw[key] for key in ("id", "messages", "facts", "answerable") if key in raw}
+                ))
+        except (json.JSONDecodeError, AttributeError, ValidationError) as error:
+            raise DataError(
+                f"{path}, line {number} is not a prompt", got=line[:80],
+                expected='{"messages": [{"role": …, "content": …}], "facts": [[…]]}',
+                next="mend that line",
+            ) from error
+    if not prompts:
+        raise DataError(f"{path} holds no prompt of the split", got=split, expected="at least one",
+                        next="mark some lines, or name another file in ab.prompts")
+    return prompts

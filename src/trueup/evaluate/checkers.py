@@ -220,9 +220,18 @@ def lines_of(text: str) -> list[str]:
     return [line for line in text.splitlines() if words_of(line)]
 
 
+BULLET = re.compile(r"\s*(?:[-*+\u2022]|\(?\d+[.)])\s+\S")
+
+
 def items_of(text: str) -> list[str]:
-    """Bullets or lines if there are several, otherwise what stands between commas and `and`."""
+    """Bullets or numbers if there are several, else lines, else the parts between commas and `and`.
+
+    So an opening line such as `Here are three:` does not count as an item.
+    """
     lines = lines_of(text)
+    bullets = [line for line in lines if BULLET.match(line)]
+    if len(bullets) > 1:
+        return bullets
     parts = lines if len(lines) > 1 else re.split(r",\s*(?:and\s+|or\s+)?|\s+and\s+|;", text)
     return [part for part in parts if words_of(part)]
 

@@ -219,7 +219,7 @@ class Backbone:
 def _seeded(sampling: Sampling, place: int) -> Sampling:
     if sampling.seed is None:
         return sampling
-    return sampling.model_copy(update={"seed": sampling.seed * 100_003 + place})
+    return sampling.model_copy(update={"seed": (sampling.seed * 100_003 + place) % 2**48})
 
 
 def _batches(lengths: list[int], num_samples: int) -> Iterator[list[int]]:

@@ -24,8 +24,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Drawn", "SampleRequest", "sample"]
 
-OnToken = Callable[[int, int, int, float], None]
-"""Called as (request index, sample index, token id, log-prob) for every drawn token."""
+OnToken = Callable[[int, int, int, float], bool | None]
+"""Called as (request index, sample index, token id, log-prob) for every drawn token; True ends
+that completion there, with finish reason "unknown"."""
+
+OnDone = Callable[[int, int, "Drawn"], None]
+"""Called as (request index, sample index, completion) as soon as a completion has ended."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ def sample(
     *,
     eos_ids: frozenset[int],
     on_token: OnToken | None = None,
+    on_done: OnDone | None = None,
 ) -> list[list[Drawn]]:
     """Continue every request's prompt `num_samples` times.
 
@@ -72,7 +77,8 @@ def sample(
 
     Args:
         eos_ids: tokens that end a completion; the one drawn is kept, with its log-prob.
-        on_token: for streaming; called in drawing order.
+        on_token: for streaming and for giving up; called in drawing order.
+        on_done: for those who would rather not wait for the longest row of the batch.
 
     Returns:
         For each request its samples, in order.
@@ -86,10 +92,13 @@ def sample(
         keep = []
         for place, (token, logprob) in enumerate(zip(tokens.tolist(), logprobs.tolist(), strict=True)):
             row = rows[alive[place]]
-            if not _append(row, token, logprob, eos_ids):
+            is_done = _append(row, token, logprob, eos_ids)
+            if on_token and on_token(row.request_idx, row.sample_idx, token, logprob) and not is_done:
+                row.drawn.finish_reason, is_done = "unknown", True
+            if not is_done:
                 keep.append(place)
-            if on_token:
-                on_token(row.request_idx, row.sample_idx, token, logprob)
+            elif on_done:
+                on_done(row.request_idx, row.sample_idx, row.drawn)
         if len(keep) < len(alive):
             if not keep:
                 break
@@ -117,7 +126,7 @@ def _rows(requests: Sequence[SampleRequest]) -> list[_Row]:
             if request.sampling.seed is None:
                 random.seed()
             else:
-                random.manual_seed(request.sampling.seed * 1_000_003 + sample_idx)
+                random.manual_seed((request.sampling.seed * 1_000_003 + sample_idx) % 2**63)
             rows.append(_Row(
                 request_idx, sample_idx, request.sampling, random, Drawn(), len(request.prompt_ids)
             ))

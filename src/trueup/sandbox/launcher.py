@@ -1,4 +1,4 @@
-"""Builds the sandbox from inside, then becomes the program. Executed, never imported.
+"""Builds the sandbox from inside, then becomes the program. A script, not a module.
 
 `run.py` feeds this file to a bare interpreter, so it stands alone: standard library only, nothing
 of trueup. It takes three processes, because a process cannot move itself into a new pid namespace:

@@ -1,8 +1,8 @@
 """Starts the launcher, reads what the program prints, and ends it when its time is up.
 
 The launcher keeps the limits from inside; this side believes only its report pipe and the clock.
-Whatever happens here, an exception included, the launcher's process group is killed and reaped
-before `run_python` returns, and with init goes the whole pid namespace.
+Whatever happens here, an exception included, the launcher's process group is killed before
+`run_python` returns, and with init goes the whole pid namespace.
 
 The promise: no report of a complete sandbox, no run. Memory here is bounded by the output limit,
 however much is printed. Safe to call from several threads at once.
@@ -163,12 +163,13 @@ class _Watch:
 
     def _read_all(self) -> None:
         while self.selector.get_map():
-            left = self.deadline - time.monotonic()
-            if left <= 0:
+            ready = self.selector.select(max(0.0, self.deadline - time.monotonic()))
+            for key, _ in ready:
+                self._read(key)  # which may move the deadline: look before giving up
+            # After the end what is left in the pipes is finite, so it is read even when late.
+            if time.monotonic() >= self.deadline and not (self.ended and ready):
                 self.late = True
                 return
-            for key, _ in self.selector.select(left):
-                self._read(key)
 
     def _read(self, key: selectors.SelectorKey) -> None:
         chunk = os.read(key.fd, READ_BYTES)
@@ -179,7 +180,7 @@ class _Watch:
             self._hear()
         else:
             room = self.limits.max_output_bytes - len(key.data)
-            key.data.extend(chunk[:max(0, room)])
+            key.data.extend(chunk[: max(0, room)])
 
     def _hear(self) -> None:
         """Act on the complete lines of the report."""

@@ -1,0 +1,85 @@
+"""Answers that notice when the client hangs up.
+
+A server that draws tokens for somebody who has left wastes the machine, and a stream that ends
+early still said something. Both need to know at once, and ASGI tells it only to those who ask.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Mapping
+from contextlib import aclosing
+from typing import TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+__all__ = ["ByteStream", "or_gone"]
+
+T = TypeVar("T")
+
+
+async def or_gone(request: Request, work: Awaitable[T]) -> T:
+    """What `work` gives; it is cancelled if the client leaves first.
+
+    Only after the request's body was read: until then its parts would be swallowed here.
+
+    Raises:
+        ClientDisconnect: the client left.
+    """
+    return await _race(request.receive, work)
+
+
+class ByteStream(Response):
+    """Sends what a generator yields, as it comes.
+
+    Whatever ends it (its own end, the client, a shutdown), the generator is closed before the
+    response is over, so its `finally` is the place to clean up.
+    """
+
+    def __init__(
+        self,
+        parts: AsyncGenerator[bytes],
+        *,
+        status_code: int = 200,
+        headers: Mapping[str, str] | None = None,
+        media_type: str | None = "text/event-stream",
+    ) -> None:
+        self._parts = parts
+        self.status_code = status_code
+        self.media_type = media_type
+        self.background = None
+        self.init_headers(headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await _race(receive, self._send(send))
+        except ClientDisconnect:
+            pass  # there is nobody left to tell
+        finally:
+            await self._parts.aclose()
+
+    async def _send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        async with aclosing(self._parts) as parts:
+            async for part in parts:
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _race(receive: Receive, work: Awaitable[T]) -> T:
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_left(receive))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,83 @@
+"""What users say of an answer: `POST /v1/feedback`.
+
+    {"request_id": "chatcmpl-…", "rating": 1, "edit": "a better answer", "comment": "…"}
+
+The promise: a 200 means that it is on disk. The same feedback twice is kept once.
+"""
+
+import asyncio
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from trueup.capture import Recorder
+from trueup.errors import RecordNotFound
+from trueup.gateway.body import as_object, read_body
+from trueup.gateway.errors import RequestError
+from trueup.records import Feedback, Interaction
+from trueup.store import Store
+
+__all__ = ["FeedbackRoute"]
+
+
+class _Said(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    request_id: str | None = None
+    interaction_id: str | None = None
+    rating: Literal[-1, 1] | None = None
+    edit: str | None = None
+    comment: str | None = None
+
+    @model_validator(mode="after")
+    def _of_one_answer_something(self) -> Self:
+        if bool(self.request_id) == bool(self.interaction_id):
+            raise ValueError("either 'request_id' or 'interaction_id'")
+        if self.rating is None and self.edit is None and self.comment is None:
+            raise ValueError("at least one of 'rating', 'edit' and 'comment'")
+        return self
+
+
+class FeedbackRoute:
+    """Finds the interaction and hangs the feedback on it."""
+
+    def __init__(self, store: Store, recorder: Recorder) -> None:
+        self._store, self._recorder = store, recorder
+
+    async def post(self, request: Request) -> Response:
+        """Answered once the feedback is committed; 404 if no such answer was captured."""
+        said = _read(as_object(await read_body(request)))
+        kept = await asyncio.to_thread(self._keep, said)
+        return JSONResponse({"id": kept.id, "object": "feedback", "interaction_id": kept.interaction_id})
+
+    def _keep(self, said: _Said) -> Feedback:
+        self._recorder.flush()  # a quick user can be ahead of the writer
+        if said.request_id:
+            found = self._store.last(Interaction, request_id=said.request_id)
+        else:
+            found = next(iter(self._store.get_all(Interaction, [said.interaction_id or ""])), None)
+        if found is None:
+            raise RecordNotFound(
+                "No such answer was captured", got=said.request_id or said.interaction_id,
+                expected="the id of a response of this gateway",
+                next="check the id; with capture.rate below 1 not every answer is kept",
+            )
+        feedback = Feedback(
+            interaction_id=found.id, rating=said.rating, edit=said.edit, comment=said.comment
+        )
+        self._recorder.feedback(feedback)
+        return feedback
+
+
+def _read(body: dict[str, object]) -> _Said:
+    try:
+        return _Said.model_validate(body)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        param = ".".join(map(str, problem["loc"])) or "feedback"
+        raise RequestError(
+            f"'{param}' cannot be used", got=problem.get("input"), expected=problem["msg"],
+            next="send request_id, and rating (1 or -1), edit or comment", param=param,
+        ) from None

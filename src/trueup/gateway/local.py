@@ -1,0 +1,176 @@
+"""Chat answered by the local model: request to engine, engine to response, and a record of it.
+
+What is captured hangs on the engine's answer and not on the connection: a client that leaves in
+the middle of a stream stops the drawing, and what had been drawn is kept all the same, with
+finish reason "unknown".
+"""
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import Future
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+from trueup.capture import Recorder
+from trueup.gateway import chat
+from trueup.gateway.body import as_object, read_body
+from trueup.gateway.chat import ChatRequest
+from trueup.gateway.config import ServeConfig
+from trueup.gateway.connection import ByteStream, or_gone
+from trueup.gateway.errors import RequestError, error_event
+from trueup.models.engine import Engine, Pending, Piece
+from trueup.records import Completion, Interaction
+
+__all__ = ["LocalChat", "choice_id"]
+
+DONE = b"data: [DONE]\n\n"
+
+
+class LocalChat:
+    """The routes that the local model answers."""
+
+    def __init__(self, engine: Engine, serve: ServeConfig, recorder: Recorder) -> None:
+        self._engine, self._serve, self._recorder = engine, serve, recorder
+
+    async def complete(self, request: Request) -> Response:
+        """`POST /v1/chat/completions`: one JSON object, or a stream of events."""
+        asked = chat.parse_request(as_object(await read_body(request)), self._serve)
+        answer = _Answer(self._engine, self._serve, self._recorder, asked)
+        return await (answer.stream(request) if asked.stream else answer.whole(request))
+
+    async def models(self, request: Request) -> Response:
+        """`GET /v1/models`, and one of them by name: the champion, with the hash of its weights."""
+        name = request.path_params.get("name", self._serve.model_name)
+        if name != self._serve.model_name:
+            raise RequestError(
+                "This server has no such model", got=name, expected=self._serve.model_name,
+                next="list what there is with GET /v1/models", status=404, code="model_not_found",
+            )
+        weights = await asyncio.to_thread(self._engine.champion_weights)
+        model = {"id": name, "object": "model", "created": 0, "owned_by": "trueup", "weights": weights}
+        is_list = "name" not in request.path_params
+        return JSONResponse({"object": "list", "data": [model]} if is_list else model)
+
+
+class _Answer:
+    """One request on its way through the engine."""
+
+    def __init__(self, engine: Engine, serve: ServeConfig, recorder: Recorder, asked: ChatRequest) -> None:
+        self._engine, self._serve, self._recorder, self._asked = engine, serve, recorder, asked
+        self._id = f"chatcmpl-{uuid.uuid4().hex}"
+        self._started = time.perf_counter()
+
+    async def whole(self, request: Request) -> Response:
+        pending = await self._submit(None)
+        try:
+            completions = await or_gone(request, asyncio.wrap_future(pending.answer))
+        except ClientDisconnect:
+            pending.cancel()
+            raise
+        return JSONResponse(chat.completion_object(
+            self._id, self._asked, completions, model=self._serve.model_name,
+            input_tokens=len(pending.prompt_ids), token_text=self._engine.token_text,
+        ))
+
+    async def stream(self, request: Request) -> Response:
+        """Headers are sent with the first token, so what fails before it still has its status."""
+        loop = asyncio.get_running_loop()
+        heard: asyncio.Queue[Piece | None] = asyncio.Queue()  # None: there will be no more
+
+        def tell(piece: Piece | None) -> None:
+            loop.call_soon_threadsafe(heard.put_nowait, piece)
+
+        pending = await self._submit(tell)
+        try:
+            first = await or_gone(request, heard.get())
+        except ClientDisconnect:
+            pending.cancel()
+            raise
+        if first is None:
+            pending.answer.result()  # nothing was said: it failed, and this raises why
+        return ByteStream(self._events(pending, first, heard))
+
+    async def _submit(self, tell: Callable[[Piece | None], None] | None) -> Pending:
+        """Ask the engine; the capture is the first to hear how it ended."""
+
+        def submit() -> Pending:
+            pending = self._engine.submit(
+                self._asked.prompt, self._asked.sampling, num_samples=self._asked.num_samples, on_piece=tell
+            )
+            pending.answer.add_done_callback(lambda answer: self._capture(pending, answer))
+            if tell:
+                pending.answer.add_done_callback(lambda _: tell(None))
+            return pending
+
+        return await asyncio.to_thread(submit)  # a long prompt takes a while to become tokens
+
+    def _capture(self, pending: Pending, answer: Future[list[Completion]]) -> None:
+        if answer.cancelled() or answer.exception():
+            return  # no answer, no interaction
+        latency_ms = (time.perf_counter() - self._started) * 1000
+        self._recorder.record_from(lambda: [
+            Interaction(
+                prompt=self._asked.prompt, completion=completion, source="gateway",
+                request_id=choice_id(self._id, i), model=self._serve.model_name, user=self._asked.user,
+                input_tokens=len(pending.prompt_ids), output_tokens=len(completion.token_ids or ()),
+                latency_ms=latency_ms,
+            )
+            for i, completion in enumerate(answer.result())
+        ])
+
+    async def _events(
+        self, pending: Pending, piece: Piece | None, heard: asyncio.Queue[Piece | None]
+    ) -> AsyncGenerator[bytes]:
+        head = {
+            "id": self._id, "object": "chat.completion.chunk", "created": int(time.time()),
+            "model": self._serve.model_name, "system_fingerprint": None,
+        }
+        if self._asked.include_usage:
+            head["usage"] = None  # OpenAI has it null on all but the last
+        output_tokens = 0
+        try:
+            for i in range(self._asked.num_samples):
+                yield _event(chat.chunk(head, i, {"role": "assistant", "content": ""}))
+            while piece is not None:
+                output_tokens += len(piece.token_ids)
+                for event in self._piece_events(head, piece):
+                    yield event
+                piece = await heard.get()
+            if error := pending.answer.exception():
+                yield error_event(error if isinstance(error, Exception) else RuntimeError(str(error)))
+                return
+            if self._asked.include_usage:
+                counts = chat.usage(len(pending.prompt_ids), output_tokens)
+                head["system_fingerprint"] = pending.answer.result()[0].weights
+                yield _event({**head, "choices": [], "usage": counts})
+            yield DONE
+        finally:
+            pending.cancel()  # without effect once it is complete
+
+    def _piece_events(self, head: dict[str, Any], piece: Piece) -> list[bytes]:
+        events = []
+        if piece.text or (piece.token_ids and self._asked.logprobs):
+            more = {}
+            if self._asked.logprobs:
+                more["logprobs"] = chat.logprobs_content(
+                    piece.token_ids, piece.logprobs, self._engine.token_text
+                )
+            events.append(_event(chat.chunk(head, piece.sample_idx, {"content": piece.text}, **more)))
+        if piece.finish_reason:
+            events.append(_event(chat.chunk(head, piece.sample_idx, {}, finish_reason=piece.finish_reason)))
+        return events
+
+
+def choice_id(request_id: str, index: int) -> str:
+    """The request id of one choice's interaction: the first has the request's own, the others
+    `-1`, `-2`, … behind it. So feedback that names the request means its first choice."""
+    return request_id if index == 0 else f"{request_id}-{index}"
+
+
+def _event(content: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"

@@ -1,0 +1,391 @@
+"""One thread that answers with the champion: it batches what arrives and follows each release.
+
+    submit() ──> waiting ──> a batch ──> sampler ──> pieces while it draws, completions at the end
+                               ▲
+              store.champion() ┘ asked before each batch
+
+A promotion or rollback made by another process is served from the next batch on, without a
+restart. The promise: what answers is what the release names. An adapter whose bytes no longer
+hash to the release's weights is not served, and neither is anything in its place.
+
+Batches do not change answers: greedy tokens are the same alone and in company, log-probs to 1e-4,
+and a seeded request draws the same tokens. A batch is closed once it runs; who comes later waits
+for it to end.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import NamedTuple
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from trueup.errors import DataError, ModelError, StorageError
+from trueup.models import chat
+from trueup.models.backbone import Backbone
+from trueup.models.sampler import Drawn, SampleRequest, sample
+from trueup.records import Checkpoint, Completion, Messages, Release, Sampling
+from trueup.store import Store
+
+__all__ = ["Engine", "Pending", "Piece"]
+
+ROLE = "champion"
+MAX_BATCH_TOKENS = 16_384
+"""Prompt and answer tokens of one batch, padding included: bounds the keys and values held."""
+
+_log = logging.getLogger(__name__)
+
+
+class Piece(NamedTuple):
+    """Text just drawn, never half a character, and the tokens it came from.
+
+    The last piece of a completion, and only that one, carries a finish reason. Joined, the texts
+    of a completion's pieces are its text, and their tokens its tokens.
+    """
+
+    sample_idx: int
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: str | None = None
+
+
+OnPiece = Callable[[Piece], None]
+
+
+class Pending:
+    """A request that was submitted; `answer` holds its completions once they are drawn."""
+
+    def __init__(
+        self, prompt_ids: Sequence[int], sampling: Sampling, num_samples: int, streams: list["_Stream"]
+    ) -> None:
+        self.prompt_ids = tuple(prompt_ids)
+        self.sampling = sampling
+        self.num_samples = num_samples
+        self.answer: Future[list[Completion]] = Future()
+        self.is_cancelled = False
+        self._streams = streams  # one a sample, or empty when nobody listens
+        self._drawn: dict[int, Completion] = {}
+
+    def cancel(self) -> None:
+        """Stop drawing: completions end where they are, with finish reason "unknown"."""
+        self.is_cancelled = True
+        self.answer.cancel()  # has an effect only while it still waits for a batch
+
+    def _hear(self, sample_idx: int, token_id: int, logprob: float) -> None:
+        if self._streams and not self.is_cancelled:
+            self._tell(lambda: self._streams[sample_idx].push(token_id, logprob))
+
+    def _end(self, sample_idx: int, completion: Completion) -> None:
+        self._drawn[sample_idx] = completion
+        if self._streams and not self.is_cancelled:
+            self._tell(lambda: self._streams[sample_idx].finish(completion))
+        if len(self._drawn) == self.num_samples:
+            self.answer.set_result([self._drawn[i] for i in range(self.num_samples)])
+
+    def _fail(self, error: Exception) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+    def _tell(self, say: Callable[[], None]) -> None:
+        try:
+            say()
+        except Exception as error:  # a listener that fell over must not take the batch with it
+            _log.warning("A listener failed, its request is given up: %s", error)
+            self.is_cancelled = True
+
+
+class Engine:
+    """Answers requests with whatever the store names as champion, many at a time."""
+
+    def __init__(
+        self, backbone: Backbone, store: Store, *, max_batch_rows: int = 48, company_wait_s: float = 0.02
+    ) -> None:
+        """Start the thread. From here on the backbone belongs to it.
+
+        Args:
+            max_batch_rows: completions drawn side by side; also the most one request may ask for.
+            company_wait_s: how long the first request of a batch waits for others.
+        """
+        self.max_batch_rows = max_batch_rows
+        self.context = int(backbone.model.config.max_position_embeddings)
+        self._backbone, self._store, self._company_wait_s = backbone, store, company_wait_s
+        self._eos_ids = chat.eos_ids(backbone.tokenizer)
+        self._served: _Served | None = None
+        self._waiting: deque[Pending] = deque()
+        self._running: list[Pending] = []
+        self._changed = threading.Condition()
+        self._is_closed = False
+        self._warned_of_store = False
+        self._thread = threading.Thread(target=self._run, name="trueup-engine", daemon=True)
+        self._thread.start()
+
+    # --- asking ---------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        prompt: Messages,
+        sampling: Sampling,
+        *,
+        num_samples: int = 1,
+        on_piece: OnPiece | None = None,
+    ) -> Pending:
+        """Queue a request; its `answer` is a future of `num_samples` completions.
+
+        An answer that would outgrow the model's context is cut there: `max_tokens` is lowered,
+        also in the sampling settings that the completion carries.
+
+        Args:
+            on_piece: for streaming; called on the engine's thread, so it must be quick.
+
+        Raises:
+            DataError: the template refuses the prompt, or it does not fit the model.
+            ModelError: the engine is closed.
+        """
+        ids = self._prompt_ids(prompt, num_samples)
+        room = self.context - len(ids)
+        sampling = sampling.model_copy(update={"max_tokens": min(sampling.max_tokens, room)})
+        streams = [_Stream(self._decode, on_piece, i) for i in range(num_samples)] if on_piece else []
+        pending = Pending(ids, sampling, num_samples, streams)
+        with self._changed:
+            if self._is_closed:
+                raise _closed()
+            self._waiting.append(pending)
+            self._changed.notify_all()
+        return pending
+
+    def champion_weights(self) -> str:
+        """The weights that the next batch will be answered with. Hashes them unless they serve now.
+
+        Raises:
+            ModelError: the champion cannot be served; the message says why.
+        """
+        release, served = self._release(), self._served
+        if served and served.release_id == _id(release):
+            return served.weights
+        return self._verified(release).weights
+
+    def token_text(self, token_id: int) -> str:
+        """One token as text, special tokens by name; half a character shows as U+FFFD."""
+        return str(self._backbone.tokenizer.decode([token_id]))
+
+    def close(self) -> None:
+        """Stop: running answers end where they are, waiting ones fail. Twice is the same as once."""
+        with self._changed:
+            self._is_closed = True
+            waiting, self._waiting = list(self._waiting), deque()
+            for pending in self._running:
+                pending.is_cancelled = True
+            self._changed.notify_all()
+        for pending in waiting:
+            if pending.answer.set_running_or_notify_cancel():
+                pending._fail(_closed())
+        self._thread.join()
+
+    def _prompt_ids(self, prompt: Messages, num_samples: int) -> list[int]:
+        if not 1 <= num_samples <= self.max_batch_rows:
+            raise DataError(
+                "This many completions of one prompt cannot be drawn", got=num_samples,
+                expected=f"1 to {self.max_batch_rows}", next="ask several times",
+            )
+        try:
+            ids = chat.prompt_ids(self._backbone.tokenizer, prompt)
+        except ModelError as error:  # here it is the request that is at fault, not the model
+            raise DataError(error.what, got=error.got, expected=error.expected, next=error.next) from error
+        if not 0 < len(ids) < self.context:
+            raise DataError(
+                "The prompt does not fit the model's context", got=f"{len(ids)} tokens",
+                expected=f"1 to {self.context - 1} tokens", next="shorten the conversation",
+            )
+        return ids
+
+    def _decode(self, token_ids: Sequence[int]) -> str:
+        return chat.decode(self._backbone.tokenizer, token_ids)
+
+    # --- answering: the engine's thread -----------------------------------------------------------
+
+    def _run(self) -> None:
+        while (batch := self._take()) is not None:
+            try:
+                self._answer(batch)
+            except Exception as error:  # these requests fail; the next ones get their chance
+                if not isinstance(error, ModelError):
+                    _log.exception("A batch of %d requests failed", len(batch))
+                for pending in batch:
+                    pending._fail(error)
+            finally:
+                self._running = []
+
+    def _take(self) -> list[Pending] | None:
+        """Requests for one batch, in order of arrival; None once closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._is_closed)
+            deadline = time.monotonic() + self._company_wait_s
+            while self._num_rows_waiting() < self.max_batch_rows and not self._is_closed:
+                if not self._changed.wait(max(0.0, deadline - time.monotonic())):
+                    break
+            if self._is_closed:
+                return None
+            batch = [self._waiting.popleft()]
+            while self._waiting and self._fits([*batch, self._waiting[0]]):
+                batch.append(self._waiting.popleft())
+            self._running = [p for p in batch if p.answer.set_running_or_notify_cancel()]
+            return self._running
+
+    def _num_rows_waiting(self) -> int:
+        return sum(pending.num_samples for pending in self._waiting)
+
+    def _fits(self, batch: list[Pending]) -> bool:
+        num_rows = sum(p.num_samples for p in batch)
+        width = max(len(p.prompt_ids) for p in batch) + max(p.sampling.max_tokens for p in batch)
+        return num_rows <= self.max_batch_rows and num_rows * width <= MAX_BATCH_TOKENS
+
+    def _answer(self, batch: list[Pending]) -> None:
+        if not batch:
+            return
+        served = self._follow_champion()
+
+        def on_token(place: int, sample_idx: int, token_id: int, logprob: float) -> bool:
+            batch[place]._hear(sample_idx, token_id, logprob)
+            return batch[place].is_cancelled
+
+        def on_done(place: int, sample_idx: int, drawn: Drawn) -> None:
+            pending = batch[place]
+            pending._end(sample_idx, self._backbone.completion(drawn, served.weights, pending.sampling))
+
+        requests = [SampleRequest(p.prompt_ids, p.sampling, p.num_samples) for p in batch]
+        with self._backbone.acting_as(served.role) as model:
+            sample(model, requests, eos_ids=self._eos_ids, on_token=on_token, on_done=on_done)
+
+    # --- following the champion -------------------------------------------------------------------
+
+    def _follow_champion(self) -> "_Served":
+        """Make the network the champion, and say what it is now."""
+        try:
+            release = self._release()
+        except StorageError as error:
+            # what serves was verified when it was attached; an unreadable store does not undo that
+            if self._served is None:
+                raise ModelError(
+                    "The champion is not known", got=error.got, expected="a readable store",
+                    next=error.next,
+                ) from error
+            if not self._warned_of_store:
+                _log.warning("The champion as last read goes on serving: %s (said once)", error)
+            self._warned_of_store = True
+            return self._served
+        if self._served and self._served.release_id == _id(release):
+            return self._served
+        self._served = None  # a switch that fails must not leave half of it in service
+        verified = self._verified(release)
+        if verified.adapter:
+            self._backbone.attach(ROLE, verified.adapter)
+        else:
+            self._backbone.detach(ROLE)
+        self._served = _Served(_id(release), verified.weights, ROLE if verified.adapter else None)
+        return self._served
+
+    def _release(self) -> Release | None:
+        """The champion's release.
+
+        Raises:
+            StorageError: the store cannot be read.
+            ModelError: what the store says of the champion makes no sense.
+        """
+        try:
+            return self._store.champion()
+        except SQLAlchemyError as error:
+            raise StorageError(
+                f"The store in {self._store.folder} could not be read", got=str(error).splitlines()[0],
+                expected="a store that opens", next="check the folder and the disk",
+            ) from error
+        except DataError as error:
+            raise _refusal(str(error), "a champion whose records can be read") from error
+
+    def _verified(self, release: Release | None) -> "_Verified":
+        """Where the release's adapter is, once its bytes were found to be the release's weights."""
+        if release is None:
+            return _Verified(self._backbone.base_weights, None)
+        try:
+            adapter = self._adapter(release)
+            weights = self._backbone.weights(adapter)
+        except (OSError, ValueError, SQLAlchemyError) as error:
+            raise _refusal(str(error), f"the adapter of release {release.id}") from error
+        if weights != release.weights:
+            raise _refusal(f"{weights} in {adapter or self._backbone.folder}", release.weights)
+        return _Verified(weights, adapter)
+
+    def _adapter(self, release: Release) -> Path | None:
+        if release.checkpoint_id is None:
+            return None
+        return self._store.folder / self._store.get(Checkpoint, release.checkpoint_id).path
+
+
+class _Served(NamedTuple):
+    """What the network is at the moment."""
+
+    release_id: str | None
+    weights: str
+    role: str | None
+
+
+class _Verified(NamedTuple):
+    weights: str
+    adapter: Path | None
+
+
+class _Stream:
+    """Turns one completion's tokens into pieces of text.
+
+    A token may end within a character, and what a token looks like depends on the one before it,
+    so the tokens of the last piece are decoded again together with the new ones, and the text is
+    held back while it ends in U+FFFD, the sign of an unfinished character.
+    """
+
+    def __init__(self, decode: Callable[[Sequence[int]], str], on_piece: OnPiece, sample_idx: int) -> None:
+        self._decode, self._on_piece, self._sample_idx = decode, on_piece, sample_idx
+        self._left: list[int] = []  # tokens of the last piece, and the text they had
+        self._left_text = ""
+        self._new: list[int] = []
+        self._new_logprobs: list[float] = []
+        self._num_shown = 0
+
+    def push(self, token_id: int, logprob: float) -> None:
+        """Take the next token; tells the listener if a piece is complete."""
+        self._new.append(token_id)
+        self._new_logprobs.append(logprob)
+        text = self._decode(self._left + self._new)
+        if len(text) <= len(self._left_text) or text.endswith("\ufffd"):
+            return
+        text = text[len(self._left_text) :]
+        self._left, self._left_text = self._new, self._decode(self._new)
+        self._say(text, None)
+
+    def finish(self, completion: Completion) -> None:
+        """Say whatever of the completion was held back, and how it ended."""
+        self._say(completion.text[self._num_shown :], completion.finish_reason)
+
+    def _say(self, text: str, finish_reason: str | None) -> None:
+        piece = Piece(self._sample_idx, text, tuple(self._new), tuple(self._new_logprobs), finish_reason)
+        self._new, self._new_logprobs = [], []
+        self._num_shown += len(text)
+        self._on_piece(piece)
+
+
+def _id(release: Release | None) -> str | None:
+    return release.id if release else None
+
+
+def _refusal(got: str, expected: str) -> ModelError:
+    return ModelError(
+        "The champion cannot be served", got=got, expected=expected,
+        next="restore the checkpoint's folder from a backup, or return with 'trueup rollback'",
+    )
+
+
+def _closed() -> ModelError:
+    return ModelError("The engine is closed", expected="a running server", next="start it again")

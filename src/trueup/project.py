@@ -1,0 +1,75 @@
+"""A project: a folder with `trueup.toml`, a store, and one model in memory when it is needed."""
+
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import Field
+
+from trueup.ab.config import ABConfig
+from trueup.capture.config import CaptureConfig
+from trueup.config import StageConfig, apply_overrides, read_toml, validate
+from trueup.evaluate.config import EvaluateConfig
+from trueup.flag.config import FlagConfig
+from trueup.gateway.config import ServeConfig
+from trueup.guard.config import GuardConfig
+from trueup.label.config import LabelConfig
+from trueup.models.backbone import Backbone
+from trueup.models.config import ModelConfig
+from trueup.models.stored import StoredModel, load_backbone
+from trueup.pair.config import PairConfig
+from trueup.promote.config import PromoteConfig
+from trueup.records import Checkpoint
+from trueup.store import Store
+from trueup.suite import SuitePrompt, read_suite
+from trueup.train.config import DPOConfig
+
+__all__ = ["Config", "Project"]
+
+
+class Config(StageConfig):
+    """Every setting of a project, a section a stage, in loop order."""
+
+    model: ModelConfig = ModelConfig()
+    serve: ServeConfig = ServeConfig()
+    capture: CaptureConfig = CaptureConfig()
+    flag: FlagConfig = FlagConfig()
+    label: LabelConfig = LabelConfig()
+    pair: PairConfig = PairConfig()
+    train: DPOConfig = Field(default_factory=DPOConfig)
+    guard: GuardConfig = GuardConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    ab: ABConfig = ABConfig()
+    promote: PromoteConfig = PromoteConfig()
+
+
+class Project:
+    """What every door opens first. Nothing heavy is loaded before it is asked for."""
+
+    def __init__(self, folder: Path | str, overrides: tuple[str, ...] = ()) -> None:
+        """Read `trueup.toml` and open the store beside it.
+
+        Raises:
+            ConfigError: a setting is wrong; StorageError: the folder cannot be written.
+        """
+        self.folder = Path(folder).resolve()
+        raw = apply_overrides(read_toml(self.folder / "trueup.toml"), overrides)
+        self.config = validate(Config, raw, source="trueup.toml")
+        self.store = Store(self.folder / ".trueup")
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """The base model, loaded at first use."""
+        return load_backbone(self.config.model, self.folder)
+
+    @cached_property
+    def suite(self) -> list[SuitePrompt]:
+        """The held-out prompts."""
+        return read_suite(self.folder / self.config.ab.prompts)
+
+    def champion(self) -> StoredModel:
+        """The model that serves."""
+        return StoredModel.serving(self.store, self.backbone)
+
+    def candidate(self, checkpoint: Checkpoint) -> StoredModel:
+        """A checkpoint, in a role of its own."""
+        return StoredModel(self.store, self.backbone, checkpoint.id, role="candidate")

@@ -58,7 +58,9 @@ def apply_overrides(raw: dict[str, Any], overrides: tuple[str, ...]) -> dict[str
         *sections, key = path.strip().split(".")
         if not equals or not key or not sections:
             raise ConfigError(
-                "An override could not be read", got=item, expected="section.key=value",
+                "An override could not be read",
+                got=item,
+                expected="section.key=value",
                 next="write it like --set train.beta=0.2",
             )
         target = result
@@ -126,5 +128,9 @@ def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
-    options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    options = (
+        get_args(annotation)
+        if get_origin(annotation) in (Union, types.UnionType)
+        else (annotation,)
+    )
     return next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)

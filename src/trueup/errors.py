@@ -38,7 +38,9 @@ __all__ = [
 class TrueupError(Exception):
     """Root of the tree. The terminal prints these without a traceback and exits with 1."""
 
-    def __init__(self, what: str, *, got: object = None, expected: str = "", next: str = "") -> None:
+    def __init__(
+        self, what: str, *, got: object = None, expected: str = "", next: str = ""
+    ) -> None:
         self.what, self.got, self.expected, self.next = what, got, expected, next
         parts = [what.rstrip(".") + "."]
         if got is not None:

@@ -72,8 +72,11 @@ def _turn(project: Project) -> Turn:
             skipped = pair.run(store, config.pair, _held_out(project))
             fresh = pair.new_pairs(store)
         done.counts = {
-            "examined": len(flags), "flagged": sum(f.raised for f in flags), "labelled": len(labels),
-            "new_pairs": len(fresh), **{f"skipped: {why}": n for why, n in skipped.items()},
+            "examined": len(flags),
+            "flagged": sum(f.raised for f in flags),
+            "labelled": len(labels),
+            "new_pairs": len(fresh),
+            **{f"skipped: {why}": n for why, n in skipped.items()},
         }
         if len(fresh) < config.train.min_new_pairs:
             done.verdict = _pending(len(fresh), config.train.min_new_pairs)
@@ -84,7 +87,8 @@ def _turn(project: Project) -> Turn:
     done.champion = champion.weights
     # before an hour of training: would what labelled these pairs also promote?
     ab.check_scorer(
-        resolve(config.ab.scorer, endpoint=config.ab.endpoint, suite=project.suite), _annotators(store, dataset)
+        resolve(config.ab.scorer, endpoint=config.ab.endpoint, suite=project.suite),
+        _annotators(store, dataset),
     )
     with stage("train"):
         checkpoint = done.checkpoint = train.run(store, config.train, dataset, champion)
@@ -114,11 +118,19 @@ def gates(
     yield report
     with stage("ab"):  # type: ignore[attr-defined]
         # the very answers the guard looked at: nothing is drawn twice
-        sampling = Sampling(temperature=1.0, max_tokens=config.guard.max_tokens, seed=config.guard.seed)
+        sampling = Sampling(
+            temperature=1.0, max_tokens=config.guard.max_tokens, seed=config.guard.seed
+        )
         dataset = store.get(Dataset, store.get(TrainingRun, checkpoint.run_id).dataset_id)
         report = ab.run(
-            store, config.ab, candidate, champion, suite, sampling,
-            config.guard.samples_per_prompt, labelled_by=_annotators(store, dataset),
+            store,
+            config.ab,
+            candidate,
+            champion,
+            suite,
+            sampling,
+            config.guard.samples_per_prompt,
+            labelled_by=_annotators(store, dataset),
         )
     yield report
 
@@ -135,7 +147,10 @@ def _unfinished(store: Store) -> Dataset | None:
             continue
         if champion and any(r.checkpoint_id == checkpoint.id for r in _releases(store)):
             return None
-        reports = [store.last(kind, checkpoint_id=checkpoint.id) for kind in (GuardReport, EvalReport, ABReport)]
+        reports = [
+            store.last(kind, checkpoint_id=checkpoint.id)
+            for kind in (GuardReport, EvalReport, ABReport)
+        ]
         if any(r and r.verdict.status == "refused" for r in reports):
             return None
     return dataset
@@ -158,12 +173,16 @@ def _held_out(project: Project) -> pair.HeldOut:
 
     gold = evaluate.read_gold(project.folder / project.config.evaluate.gold)
     extra = [p for name in project.config.pair.held_out for p in read_suite(project.folder / name)]
-    return pair.HeldOut([p.messages for p in [*project.suite, *extra]] + [item.messages for item in gold])
+    return pair.HeldOut(
+        [p.messages for p in [*project.suite, *extra]] + [item.messages for item in gold]
+    )
 
 
 def _pending(have: int, need: int) -> Verdict:
     return Verdict(
-        gate="train", status="pending", reason=f"{have} new pairs of the {need} that train.min_new_pairs asks for",
+        gate="train",
+        status="pending",
+        reason=f"{have} new pairs of the {need} that train.min_new_pairs asks for",
         figures={"new_pairs": float(have), "min_new_pairs": float(need)},
     )
 

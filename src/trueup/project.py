@@ -3,8 +3,6 @@
 from functools import cached_property
 from pathlib import Path
 
-from pydantic import Field
-
 from trueup.ab.config import ABConfig
 from trueup.capture.config import CaptureConfig
 from trueup.config import StageConfig, apply_overrides, read_toml, validate
@@ -35,7 +33,7 @@ class Config(StageConfig):
     flag: FlagConfig = FlagConfig()
     label: LabelConfig = LabelConfig()
     pair: PairConfig = PairConfig()
-    train: DPOConfig = Field(default_factory=DPOConfig)
+    train: DPOConfig = DPOConfig()
     guard: GuardConfig = GuardConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     ab: ABConfig = ABConfig()

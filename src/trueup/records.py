@@ -74,9 +74,9 @@ Messages = tuple[Message, ...]
 class Sampling(Value):
     """How a completion was drawn. Temperature 0 is greedy; `seed` None is fresh randomness."""
 
-    temperature: float = Field(1.0, ge=0)
-    top_p: float = Field(1.0, gt=0, le=1)
-    max_tokens: int = Field(256, ge=1)
+    temperature: float = Field(default=1.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_tokens: int = Field(default=256, ge=1)
     seed: int | None = None
 
     @property

@@ -98,7 +98,11 @@ def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> Inter
     if n < 2:
         return None
     mean = float(np.mean(values))
-    half = float(np.std(values, ddof=1)) / math.sqrt(n) * float(scipy_stats.t.ppf(0.5 + confidence / 2, n - 1))
+    half = (
+        float(np.std(values, ddof=1))
+        / math.sqrt(n)
+        * float(scipy_stats.t.ppf(0.5 + confidence / 2, n - 1))
+    )
     return Interval(mean, mean - half, mean + half)
 
 
@@ -117,7 +121,11 @@ def ratio_interval(
         return None
     # linearise log(mean x / mean y): each pair contributes x/mean x - y/mean y
     parts = x / x.mean() - y / y.mean()
-    half = float(np.std(parts, ddof=1)) / math.sqrt(n) * float(scipy_stats.t.ppf(0.5 + confidence / 2, n - 1))
+    half = (
+        float(np.std(parts, ddof=1))
+        / math.sqrt(n)
+        * float(scipy_stats.t.ppf(0.5 + confidence / 2, n - 1))
+    )
     ratio = float(x.mean() / y.mean())
     return Interval(ratio, ratio * math.exp(-half), ratio * math.exp(half))
 

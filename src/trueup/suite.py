@@ -35,24 +35,37 @@ def read_suite(path: Path, *, split: str = "heldout") -> list[SuitePrompt]:
         lines = path.read_text().splitlines()
     except OSError as error:
         raise DataError(
-            f"The held-out prompts {path} cannot be read", got=error.strerror,
-            expected="a JSONL file", next="set ab.prompts in trueup.toml",
+            f"The held-out prompts {path} cannot be read",
+            got=error.strerror,
+            expected="a JSONL file",
+            next="set ab.prompts in trueup.toml",
         ) from error
     prompts = []
     for number, line in enumerate(lines, start=1):
         try:
             raw = json.loads(line)
             if raw.get("split", split) == split:
-                prompts.append(SuitePrompt.model_validate(
-                    {key: raw[key] for key in ("id", "messages", "facts", "answerable") if key in raw}
-                ))
+                prompts.append(
+                    SuitePrompt.model_validate(
+                        {
+                            key: raw[key]
+                            for key in ("id", "messages", "facts", "answerable")
+                            if key in raw
+                        }
+                    )
+                )
         except (json.JSONDecodeError, AttributeError, ValidationError) as error:
             raise DataError(
-                f"{path}, line {number} is not a prompt", got=line[:80],
+                f"{path}, line {number} is not a prompt",
+                got=line[:80],
                 expected='{"messages": [{"role": …, "content": …}], "facts": [[…]]}',
                 next="mend that line",
             ) from error
     if not prompts:
-        raise DataError(f"{path} holds no prompt of the split", got=split, expected="at least one",
-                        next="mark some lines, or name another file in ab.prompts")
+        raise DataError(
+            f"{path} holds no prompt of the split",
+            got=split,
+            expected="at least one",
+            next="mark some lines, or name another file in ab.prompts",
+        )
     return prompts

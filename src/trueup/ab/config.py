@@ -20,6 +20,6 @@ class ABConfig(StageConfig):
     endpoint: EndpointConfig = EndpointConfig()
     """Where an `llm` scorer lives."""
 
-    min_evidence: float = Field(20.0, gt=1)
+    min_evidence: float = Field(default=20.0, gt=1)
     """The e-value to promote at. 20 bounds the chance of promoting a candidate that is not better
     by 1/20, however often one looks."""

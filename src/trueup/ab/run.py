@@ -29,13 +29,21 @@ def check_scorer(scorer: Judge, labelled_by: Sequence[str]) -> None:
     if scorer.id in labelled_by:
         raise ConfigError(
             "The scorer that promotes is the judge that labelled, so a hacked label would promote itself",
-            got=scorer.id, expected="another scorer in ab.scorer", next="set ab.scorer in trueup.toml",
+            got=scorer.id,
+            expected="another scorer in ab.scorer",
+            next="set ab.scorer in trueup.toml",
         )
 
 
 def run(
-    store: Store, config: ABConfig, candidate: StoredModel, champion: StoredModel, suite: Sequence[SuitePrompt],
-    sampling: Sampling, samples_per_prompt: int, labelled_by: Sequence[str] = (),
+    store: Store,
+    config: ABConfig,
+    candidate: StoredModel,
+    champion: StoredModel,
+    suite: Sequence[SuitePrompt],
+    sampling: Sampling,
+    samples_per_prompt: int,
+    labelled_by: Sequence[str] = (),
 ) -> ABReport:
     """Judge candidate against champion on every held-out prompt, in both orders.
 
@@ -52,27 +60,40 @@ def run(
     assert candidate.checkpoint is not None, "a candidate is a checkpoint"
     scorer = resolve(config.scorer, endpoint=config.endpoint, suite=suite)
     check_scorer(scorer, labelled_by)
-    wanted = {**config.model_dump(mode="json"), "scorer_id": scorer.id, "sampling": sampling.model_dump(mode="json"),
-              "samples_per_prompt": samples_per_prompt}
-    for report in reversed(store.all(ABReport, checkpoint_id=candidate.checkpoint.id, champion=champion.weights)):
+    wanted = {
+        **config.model_dump(mode="json"),
+        "scorer_id": scorer.id,
+        "sampling": sampling.model_dump(mode="json"),
+        "samples_per_prompt": samples_per_prompt,
+    }
+    for report in reversed(
+        store.all(ABReport, checkpoint_id=candidate.checkpoint.id, champion=champion.weights)
+    ):
         if report.config == wanted:
             return report
     prompts = [p.messages for p in suite]
     ours, theirs = (
-        model.samples(store, prompts, sampling, num_samples=samples_per_prompt, name=f"{name} answers")
+        model.samples(
+            store, prompts, sampling, num_samples=samples_per_prompt, name=f"{name} answers"
+        )
         for name, model in (("candidate", candidate), ("champion", champion))
     )
     votes = _votes(scorer, prompts, ours, theirs)
     report = ABReport(
-        checkpoint_id=candidate.checkpoint.id, champion=champion.weights, config=wanted,
-        verdict=_verdict(config, votes), details={"votes": votes, "evidence": _evidence(votes)},
+        checkpoint_id=candidate.checkpoint.id,
+        champion=champion.weights,
+        config=wanted,
+        verdict=_verdict(config, votes),
+        details={"votes": votes, "evidence": _evidence(votes)},
     )
     store.add(report)
     return report
 
 
 def _votes(
-    scorer: Judge, prompts: Sequence[Messages], ours: Sequence[Sequence[Completion]],
+    scorer: Judge,
+    prompts: Sequence[Messages],
+    ours: Sequence[Sequence[Completion]],
     theirs: Sequence[Sequence[Completion]],
 ) -> list[dict[str, Any]]:
     """One entry a prompt: the mean of its samples' outcomes, both scores, and the first answers.
@@ -85,14 +106,21 @@ def _votes(
     votes = []
     with task("judge", len(prompts)) as advance:
         for i in order:
-            outcomes = [compare(scorer, prompts[i], a, b) for a, b in zip(ours[i], theirs[i], strict=True)]
+            outcomes = [
+                compare(scorer, prompts[i], a, b) for a, b in zip(ours[i], theirs[i], strict=True)
+            ]
             ranking = scorer.rank(prompts[i], [*ours[i], *theirs[i]]).scores
-            votes.append({
-                "prompt": prompts[i][-1].content, "points": fmean(POINTS[o] for o in outcomes),
-                "outcomes": outcomes,
-                "score": fmean(ranking[: len(ours[i])]), "champion_score": fmean(ranking[len(ours[i]) :]),
-                "answer": ours[i][0].text, "champion_answer": theirs[i][0].text,
-            })
+            votes.append(
+                {
+                    "prompt": prompts[i][-1].content,
+                    "points": fmean(POINTS[o] for o in outcomes),
+                    "outcomes": outcomes,
+                    "score": fmean(ranking[: len(ours[i])]),
+                    "champion_score": fmean(ranking[len(ours[i]) :]),
+                    "answer": ours[i][0].text,
+                    "champion_answer": theirs[i][0].text,
+                }
+            )
             advance(1)
     return votes
 
@@ -108,16 +136,28 @@ def _verdict(config: ABConfig, votes: Sequence[dict[str, Any]]) -> Verdict:
     rate, evidence = stats.mean_interval(points), max(_evidence(votes), default=1.0)
     outcomes = [o for v in votes for o in v["outcomes"]]
     figures = {
-        "win_rate": rate and rate.estimate, "win_rate_low": rate and rate.low, "win_rate_high": rate and rate.high,
-        "evidence": evidence, "prompts": float(len(votes)),
+        "win_rate": rate and rate.estimate,
+        "win_rate_low": rate and rate.low,
+        "win_rate_high": rate and rate.high,
+        "evidence": evidence,
+        "prompts": float(len(votes)),
         **{f"{name}_votes": float(outcomes.count(name)) for name in POINTS},
         "score": fmean(v["score"] for v in votes) if votes else None,
         "champion_score": fmean(v["champion_score"] for v in votes) if votes else None,
     }
     if rate is None:
-        return Verdict(gate="ab", status="refused", reason="unknown: fewer than two prompts", figures=figures)
-    shown = f"win rate {rate.estimate:.1%} [{rate.low:.1%}, {rate.high:.1%}], evidence {evidence:.3g}"
+        return Verdict(
+            gate="ab", status="refused", reason="unknown: fewer than two prompts", figures=figures
+        )
+    shown = (
+        f"win rate {rate.estimate:.1%} [{rate.low:.1%}, {rate.high:.1%}], evidence {evidence:.3g}"
+    )
     if rate.low > 0.5 and evidence >= config.min_evidence:
         return Verdict(gate="ab", status="passed", reason=f"better: {shown}", figures=figures)
     wanted = f"needs an interval above 50 % and evidence of {config.min_evidence:g}"
-    return Verdict(gate="ab", status="refused", reason=f"not shown to be better: {shown}; {wanted}", figures=figures)
+    return Verdict(
+        gate="ab",
+        status="refused",
+        reason=f"not shown to be better: {shown}; {wanted}",
+        figures=figures,
+    )

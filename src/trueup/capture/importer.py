@@ -32,6 +32,7 @@ MAX_PROBLEMS = 10
 QUOTE_CHARS = 60
 CHUNK_CHARS = 1 << 20
 MAX_ROW_CHARS = 1 << 26  # a file without line ends must not fill the memory
+DECODER = json.JSONDecoder()
 BOM = b"\xef\xbb\xbf"
 GZIP_MAGIC = b"\x1f\x8b"
 WRITTEN = "rows already written are kept and will not be doubled"
@@ -226,7 +227,11 @@ def _rows(path: Path) -> Iterator[_Row]:
         with open(path, "rb") as raw:
             packed = raw.peek(2)[:2] == GZIP_MAGIC
             stream = io.BufferedReader(gzip.GzipFile(fileobj=raw)) if packed else raw
-            yield from _elements(path, stream) if _is_list(path, stream) else _lines(path, stream)
+            if _is_list(path, stream):
+                with io.TextIOWrapper(stream, encoding="utf-8-sig") as text:
+                    yield from _elements(path, text)
+            else:
+                yield from _lines(path, stream)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
             f"{path} cannot be read", got=getattr(error, "strerror", None) or str(error),
@@ -264,18 +269,17 @@ def _decoded(text: str) -> Any:
         return Skip("not JSON", text.strip())
 
 
-def _elements(path: Path, stream: "io.BufferedReader[Any]") -> Iterator[_Row]:
+def _elements(path: Path, reader: io.TextIOBase) -> Iterator[_Row]:
     """The elements of a JSON list, a chunk at a time, so that a list may be larger than memory."""
-    reader, decode = io.TextIOWrapper(stream, encoding="utf-8-sig"), json.JSONDecoder().raw_decode
     text, number = reader.read(CHUNK_CHARS).lstrip(), 0
     at = 1  # past the opening bracket
     while True:
         at = _past_gap(text, at)
         if text.startswith("]", at):
             break
-        element, end = _next_element(decode, text, at)
-        if end < len(text):
-            number, at = number + 1, end
+        if found := _next_element(text, at):
+            element, at = found
+            number += 1
             yield _Row(f"row {number}", element)
             continue
         text, at = text[at:], 0
@@ -295,12 +299,14 @@ def _past_gap(text: str, at: int) -> int:
     return at
 
 
-def _next_element(decode: Callable[..., tuple[Any, int]], text: str, at: int) -> tuple[Any, int]:
-    """The element at `at` and where it ends: at the end of the text, if it may go on after it."""
+def _next_element(text: str, at: int) -> tuple[Any, int] | None:
+    """The element at `at` and where it ends, or None if the text breaks off before its end."""
     try:
-        return decode(text, at)
+        element, end = DECODER.raw_decode(text, at)
     except (ValueError, RecursionError):
-        return None, len(text)
+        return None
+    may_go_on = end == len(text) and not text.endswith("}")  # 12 may be the start of 123
+    return None if may_go_on else (element, end)
 
 
 def _broken_list(path: Path, number: int, rest: str) -> DataError:

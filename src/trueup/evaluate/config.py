@@ -13,9 +13,9 @@ class EvaluateConfig(StageConfig):
     gold: str = "gold.jsonl"
     """JSONL of gold items, relative to the project."""
 
-    margin: float = Field(0.10, gt=0, lt=1)
+    margin: float = Field(default=0.10, gt=0, lt=1)
     """Largest loss of accuracy that cannot be excluded: the 95 % interval of candidate minus
     champion must lie above -margin."""
 
-    max_tokens: int = Field(256, ge=1)
+    max_tokens: int = Field(default=256, ge=1)
     """Longest greedy answer."""

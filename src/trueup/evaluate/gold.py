@@ -40,7 +40,9 @@ def read_gold(path: Path) -> Sequence[GoldItem]:
         lines = path.read_text().splitlines()
     except OSError as error:
         raise GoldSetError(
-            f"The gold set {path} cannot be read", got=error.strerror, expected="a JSONL file",
+            f"The gold set {path} cannot be read",
+            got=error.strerror,
+            expected="a JSONL file",
             next="set evaluate.gold in trueup.toml",
         ) from error
     items: dict[str, GoldItem] = {}
@@ -49,12 +51,18 @@ def read_gold(path: Path) -> Sequence[GoldItem]:
             item = GoldItem.model_validate(json.loads(line))
         except (json.JSONDecodeError, ValidationError) as error:
             raise GoldSetError(
-                f"{path}, line {number} is not a gold item", got=line[:80],
-                expected='{"id": …, "prompt": …, "checker": {"type": …}}', next="mend that line",
+                f"{path}, line {number} is not a gold item",
+                got=line[:80],
+                expected='{"id": …, "prompt": …, "checker": {"type": …}}',
+                next="mend that line",
             ) from error
         checkers.validate(item.checker)
         if item.id in items:
-            raise GoldSetError(f"{path}, line {number} repeats an id", got=item.id, expected="unique ids",
-                               next="rename one of them")
+            raise GoldSetError(
+                f"{path}, line {number} repeats an id",
+                got=item.id,
+                expected="unique ids",
+                next="rename one of them",
+            )
         items[item.id] = item
     return list(items.values())

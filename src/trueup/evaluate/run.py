@@ -16,7 +16,11 @@ __all__ = ["run"]
 
 
 def run(
-    store: Store, config: EvaluateConfig, candidate: StoredModel, champion: StoredModel, gold: Sequence[GoldItem],
+    store: Store,
+    config: EvaluateConfig,
+    candidate: StoredModel,
+    champion: StoredModel,
+    gold: Sequence[GoldItem],
 ) -> EvalReport:
     """Put the gold set to both models, greedily, and compare item by item.
 
@@ -32,7 +36,9 @@ def run(
     """
     assert candidate.checkpoint is not None, "a candidate is a checkpoint"
     wanted = {**config.model_dump(mode="json"), "items": [item.id for item in gold]}
-    for report in reversed(store.all(EvalReport, checkpoint_id=candidate.checkpoint.id, champion=champion.weights)):
+    for report in reversed(
+        store.all(EvalReport, checkpoint_id=candidate.checkpoint.id, champion=champion.weights)
+    ):
         if report.config == wanted:
             return report
     ours, theirs = (
@@ -40,8 +46,11 @@ def run(
         for name, model in (("candidate gold", candidate), ("champion gold", champion))
     )
     report = EvalReport(
-        checkpoint_id=candidate.checkpoint.id, champion=champion.weights, config=wanted,
-        verdict=_verdict(config, ours, theirs), details=_details(gold, ours, theirs),
+        checkpoint_id=candidate.checkpoint.id,
+        champion=champion.weights,
+        config=wanted,
+        verdict=_verdict(config, ours, theirs),
+        details=_details(gold, ours, theirs),
     )
     store.add(report)
     return report
@@ -63,44 +72,73 @@ def _outcomes(
 
 
 def _verdict(
-    config: EvaluateConfig, ours: Sequence[tuple[bool | None, Completion]],
+    config: EvaluateConfig,
+    ours: Sequence[tuple[bool | None, Completion]],
     theirs: Sequence[tuple[bool | None, Completion]],
 ) -> Verdict:
-    both = [(o, t) for (o, _), (t, _) in zip(ours, theirs, strict=True) if o is not None and t is not None]
+    both = [
+        (o, t)
+        for (o, _), (t, _) in zip(ours, theirs, strict=True)
+        if o is not None and t is not None
+    ]
     mine, yours = [o for o, _ in both], [t for _, t in both]
     gap = stats.paired_difference(mine, yours)
     accuracy, before = stats.wilson(sum(mine), len(mine)), stats.wilson(sum(yours), len(yours))
     needed = stats.smallest_useful_n(config.margin)
     figures = {
-        "items": float(len(both)), "items_needed": float(needed), "refused_items": float(len(ours) - len(both)),
-        "accuracy": accuracy and accuracy.estimate, "champion_accuracy": before and before.estimate,
-        "difference": gap and gap.estimate, "difference_low": gap and gap.low, "difference_high": gap and gap.high,
+        "items": float(len(both)),
+        "items_needed": float(needed),
+        "refused_items": float(len(ours) - len(both)),
+        "accuracy": accuracy and accuracy.estimate,
+        "champion_accuracy": before and before.estimate,
+        "difference": gap and gap.estimate,
+        "difference_low": gap and gap.low,
+        "difference_high": gap and gap.high,
     }
     if gap is None or len(both) < needed:
-        status, reason = "refused", (
-            f"unknown: {len(both)} items cannot exclude a loss of {config.margin:.0%}, it takes {needed}"
+        status, reason = (
+            "refused",
+            (
+                f"unknown: {len(both)} items cannot exclude a loss of {config.margin:.0%}, it takes {needed}"
+            ),
         )
     elif gap.low <= -config.margin:
-        status, reason = "refused", (
-            f"a loss of {-gap.low:.1%} on the gold set cannot be excluded, over {config.margin:.0%}"
+        status, reason = (
+            "refused",
+            (
+                f"a loss of {-gap.low:.1%} on the gold set cannot be excluded, over {config.margin:.0%}"
+            ),
         )
     else:
-        status, reason = "passed", f"a loss of more than {max(0.0, -gap.low):.1%} is excluded at 95 %"
+        status, reason = (
+            "passed",
+            f"a loss of more than {max(0.0, -gap.low):.1%} is excluded at 95 %",
+        )
     return Verdict(gate="evaluate", status=status, reason=reason, figures=figures)
 
 
 def _details(
-    gold: Sequence[GoldItem], ours: Sequence[tuple[bool | None, Completion]],
+    gold: Sequence[GoldItem],
+    ours: Sequence[tuple[bool | None, Completion]],
     theirs: Sequence[tuple[bool | None, Completion]],
 ) -> dict[str, object]:
     items = [
-        {"id": item.id, "slice": item.slice, "prompt": item.prompt, "passed": mine, "champion_passed": yours,
-         "answer": answer.text, "champion_answer": before.text}
+        {
+            "id": item.id,
+            "slice": item.slice,
+            "prompt": item.prompt,
+            "passed": mine,
+            "champion_passed": yours,
+            "answer": answer.text,
+            "champion_answer": before.text,
+        }
         for item, (mine, answer), (yours, before) in zip(gold, ours, theirs, strict=True)
     ]
     slices: dict[str, dict[str, int]] = {}
     for one in items:
-        counts = slices.setdefault(str(one["slice"]), {"items": 0, "passed": 0, "champion_passed": 0})
+        counts = slices.setdefault(
+            str(one["slice"]), {"items": 0, "passed": 0, "champion_passed": 0}
+        )
         counts["items"] += 1
         counts["passed"] += bool(one["passed"])
         counts["champion_passed"] += bool(one["champion_passed"])

@@ -48,6 +48,10 @@ def _flag(interaction: Interaction, found: dict[str, float], config: FlagConfig)
     score = max(found.values(), default=0.0)
     reasons = tuple(name for name, value in found.items() if value >= config.threshold)
     return Flag(
-        interaction_id=interaction.id, flagger=FLAGGER, score=score,
-        raised=score >= config.threshold, reasons=reasons, signals=found,
+        interaction_id=interaction.id,
+        flagger=FLAGGER,
+        score=score,
+        raised=score >= config.threshold,
+        reasons=reasons,
+        signals=found,
     )

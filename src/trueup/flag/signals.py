@@ -28,7 +28,10 @@ def mean_logprob(interaction: Interaction) -> float | None:
 
 
 def signals(
-    interaction: Interaction, feedback: Sequence[Feedback], population: Population, config: FlagConfig
+    interaction: Interaction,
+    feedback: Sequence[Feedback],
+    population: Population,
+    config: FlagConfig,
 ) -> dict[str, float]:
     """All signals that can be computed for an interaction; a missing one is left out."""
     answer = interaction.completion.text
@@ -40,7 +43,9 @@ def signals(
     }
     context = text.grounding(interaction.prompt).context
     if context:
-        found["ungrounded"] = min(1.0, 0.5 * _ungrounded(interaction, context) / config.max_ungrounded)
+        found["ungrounded"] = min(
+            1.0, 0.5 * _ungrounded(interaction, context) / config.max_ungrounded
+        )
     mean = mean_logprob(interaction)
     if mean is not None and population.spread > 0:
         surprise = (population.centre - mean) / population.spread

@@ -128,7 +128,7 @@ class _Answer:
     ) -> AsyncGenerator[bytes]:
         head = {
             "id": self._id, "object": "chat.completion.chunk", "created": int(time.time()),
-            "model": self._serve.model_name, "system_fingerprint": None,
+            "model": self._serve.model_name, "system_fingerprint": pending.weights,
         }
         if self._asked.include_usage:
             head["usage"] = None  # OpenAI has it null on all but the last
@@ -146,7 +146,6 @@ class _Answer:
                 return
             if self._asked.include_usage:
                 counts = chat.usage(len(pending.prompt_ids), output_tokens)
-                head["system_fingerprint"] = pending.answer.result()[0].weights
                 yield _event({**head, "choices": [], "usage": counts})
             yield DONE
         finally:

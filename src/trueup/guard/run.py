@@ -14,7 +14,11 @@ __all__ = ["run"]
 
 
 def run(
-    store: Store, config: GuardConfig, candidate: StoredModel, champion: StoredModel, suite: Sequence[SuitePrompt],
+    store: Store,
+    config: GuardConfig,
+    candidate: StoredModel,
+    champion: StoredModel,
+    suite: Sequence[SuitePrompt],
 ) -> GuardReport:
     """Hold the candidate's held-out answers against the champion's.
 
@@ -37,13 +41,19 @@ def run(
     prompts = [p.messages for p in suite]
     sampling = Sampling(temperature=1.0, max_tokens=config.max_tokens, seed=config.seed)
     ours, theirs = (
-        model.samples(store, prompts, sampling, num_samples=config.samples_per_prompt, name=f"{name} answers")
+        model.samples(
+            store, prompts, sampling, num_samples=config.samples_per_prompt, name=f"{name} answers"
+        )
         for name, model in (("candidate", candidate), ("champion", champion))
     )
-    kl = signs.sequence_kl(candidate, champion, prompts[: config.kl_prompts], ours[: config.kl_prompts])
+    kl = signs.sequence_kl(
+        candidate, champion, prompts[: config.kl_prompts], ours[: config.kl_prompts]
+    )
     verdict = _verdict(config, ours, theirs, kl)
     report = GuardReport(
-        checkpoint_id=_id(candidate), champion=champion.weights, verdict=verdict,
+        checkpoint_id=_id(candidate),
+        champion=champion.weights,
+        verdict=verdict,
         config=config.model_dump(mode="json"),
         details={
             "length": {"candidate": signs.length(ours), "champion": signs.length(theirs)},
@@ -56,7 +66,10 @@ def run(
 
 
 def _verdict(
-    config: GuardConfig, ours: Sequence[Sequence[Completion]], theirs: Sequence[Sequence[Completion]], kl: list[float],
+    config: GuardConfig,
+    ours: Sequence[Sequence[Completion]],
+    theirs: Sequence[Sequence[Completion]],
+    kl: list[float],
 ) -> Verdict:
     from trueup.guard import signs
 
@@ -65,31 +78,50 @@ def _verdict(
     drift = stats.mean_interval(kl)
     same, same_before = signs.same_answer_rate(ours), signs.same_answer_rate(theirs)
     figures = {
-        "length_ratio": length and length.estimate, "length_ratio_low": length and length.low,
+        "length_ratio": length and length.estimate,
+        "length_ratio_low": length and length.low,
         "length_ratio_high": length and length.high,
-        "length": fmean(signs.length(ours)), "champion_length": fmean(signs.length(theirs)),
+        "length": fmean(signs.length(ours)),
+        "champion_length": fmean(signs.length(theirs)),
         "entropy_ratio": entropy and entropy.estimate,
-        "entropy": fmean(signs.entropy(ours)), "champion_entropy": fmean(signs.entropy(theirs)),
-        "kl": drift and drift.estimate, "kl_low": drift and drift.low, "kl_high": drift and drift.high,
-        "same_answer_rate": same, "champion_same_answer_rate": same_before,
+        "entropy": fmean(signs.entropy(ours)),
+        "champion_entropy": fmean(signs.entropy(theirs)),
+        "kl": drift and drift.estimate,
+        "kl_low": drift and drift.low,
+        "kl_high": drift and drift.high,
+        "same_answer_rate": same,
+        "champion_same_answer_rate": same_before,
     }
     reasons = []
     if length is None or entropy is None or drift is None:
         reasons.append("a figure is unknown: too few prompts, or answers without log-probs")
     else:
         if length.estimate > config.max_length_ratio and length.low > 1:
-            reasons.append(f"length: answers are {length.estimate:.2f} times the champion's, over {config.max_length_ratio:g}")
+            reasons.append(
+                f"length: answers are {length.estimate:.2f} times the champion's, over {config.max_length_ratio:g}"
+            )
         if entropy.estimate < config.min_entropy_ratio:
-            reasons.append(f"entropy: {entropy.estimate:.2f} of the champion's, under {config.min_entropy_ratio:g}")
+            reasons.append(
+                f"entropy: {entropy.estimate:.2f} of the champion's, under {config.min_entropy_ratio:g}"
+            )
         if not drift.estimate <= config.max_kl:
             reasons.append(f"kl: {drift.estimate:.1f} nats per answer, over {config.max_kl:g}")
     if same > config.max_same_answer_rate and same > same_before:
-        reasons.append(f"sameness: one answer went to {same:.0%} of the prompts, over {config.max_same_answer_rate:.0%}")
+        reasons.append(
+            f"sameness: one answer went to {same:.0%} of the prompts, over {config.max_same_answer_rate:.0%}"
+        )
     status = "refused" if reasons else "passed"
-    return Verdict(gate="guard", status=status, reason="; ".join(reasons) or "within every line", figures=figures)
+    return Verdict(
+        gate="guard",
+        status=status,
+        reason="; ".join(reasons) or "within every line",
+        figures=figures,
+    )
 
 
-def _known(store: Store, config: GuardConfig, candidate: StoredModel, champion: StoredModel) -> GuardReport | None:
+def _known(
+    store: Store, config: GuardConfig, candidate: StoredModel, champion: StoredModel
+) -> GuardReport | None:
     wanted = config.model_dump(mode="json")
     reports = store.all(GuardReport, checkpoint_id=_id(candidate), champion=champion.weights)
     return next((r for r in reversed(reports) if r.config == wanted), None)

@@ -35,7 +35,8 @@ def entropy(answers: Answers) -> list[float]:
     """Nats per token, for each prompt: minus the mean log-prob of its own samples at temperature 1,
     which is an unbiased estimate of the entropy along the text."""
     return [
-        -sum(sum(c.logprobs or ()) for c in group) / max(1, sum(len(c.logprobs or ()) for c in group))
+        -sum(sum(c.logprobs or ()) for c in group)
+        / max(1, sum(len(c.logprobs or ()) for c in group))
         for group in answers
     ]
 
@@ -50,7 +51,10 @@ def same_answer_rate(answers: Answers) -> float:
 
 @torch.no_grad()
 def sequence_kl(
-    candidate: StoredModel, champion: StoredModel, prompts: Sequence["SuitePrompt"] | Sequence[Messages], answers: Answers,
+    candidate: StoredModel,
+    champion: StoredModel,
+    prompts: Sequence["SuitePrompt"] | Sequence[Messages],
+    answers: Answers,
 ) -> list[float]:
     """KL(candidate || champion) in nats per answer, estimated for each prompt on the candidate's
     own samples by k3 = r - 1 - log r summed over tokens, r = champion / candidate.
@@ -63,7 +67,9 @@ def sequence_kl(
     with champion.acting() as model, task("drift", len(answers)) as advance:
         for prompt, group in zip(prompts, answers, strict=True):
             messages = getattr(prompt, "messages", prompt)
-            row = Branches(chat.prompt_ids(backbone.tokenizer, messages), [c.token_ids or () for c in group])
+            row = Branches(
+                chat.prompt_ids(backbone.tokenizer, messages), [c.token_ids or () for c in group]
+            )
             theirs = completion_logprobs(model, [row])[0]
             estimates.append(_k3(group, theirs))
             advance(1)

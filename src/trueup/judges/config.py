@@ -19,14 +19,16 @@ class EndpointConfig(StageConfig):
     api_key_env: str = "TRUEUP_JUDGE_API_KEY"
     """Name of the environment variable that holds the key; unset means no key."""
 
-    timeout_s: float = Field(60.0, gt=0)
+    timeout_s: float = Field(default=60.0, gt=0)
     """Patience with one answer."""
 
-    concurrency: int = Field(8, ge=1)
+    concurrency: int = Field(default=8, ge=1)
     """Requests in flight at once."""
 
-    max_retries: int = Field(2, ge=0)
+    max_retries: int = Field(default=2, ge=0)
     """Further tries after a failed or unreadable answer."""
 
-    rubric: str = "Which answer is better for the user: correct, grounded in the given context, short?"
+    rubric: str = (
+        "Which answer is better for the user: correct, grounded in the given context, short?"
+    )
     """What the judge is asked to go by."""

@@ -38,8 +38,10 @@ class Facts:
         known = self._by_prompt.get(content_hash([m.model_dump() for m in prompt]))
         if known is None:
             raise DataError(
-                "The facts scorer has no facts for a prompt", got=prompt[-1].content[:80],
-                expected="a prompt of the held-out suite", next="add it to the suite with its facts",
+                "The facts scorer has no facts for a prompt",
+                got=prompt[-1].content[:80],
+                expected="a prompt of the held-out suite",
+                next="add it to the suite with its facts",
             )
         scored = [self.score(known, candidate) for candidate in candidates]
         return Ranking(tuple(s for s, _ in scored), tuple(r for _, r in scored))

@@ -16,8 +16,22 @@ __all__ = ["HouseStyle"]
 MAX_WORDS = 30
 PASTED_SHARE = 0.6
 _PREAMBLES = (
-    "sure", "certainly", "of course", "great question", "as an ai", "based on", "according to",
-    "the answer", "answer:", "here is", "here's", "hello", "hi ", "thank you", "i'd be happy", "to answer",
+    "sure",
+    "certainly",
+    "of course",
+    "great question",
+    "as an ai",
+    "based on",
+    "according to",
+    "the answer",
+    "answer:",
+    "here is",
+    "here's",
+    "hello",
+    "hi ",
+    "thank you",
+    "i'd be happy",
+    "to answer",
 )
 
 
@@ -46,7 +60,11 @@ class HouseStyle:
             return 0.0, ("pastes the context",)
         silent = looks_silent(prompt)
         if text.admits_ignorance(answer):
-            return (1.0, ()) if silent else (0.1, ("says it does not know, but the context seems to say",))
+            return (
+                (1.0, ())
+                if silent
+                else (0.1, ("says it does not know, but the context seems to say",))
+            )
         reasons = []
         grounded = grounded_share(prompt, answer)
         if grounded < 1:

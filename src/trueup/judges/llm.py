@@ -77,7 +77,9 @@ class LLMJudge:
         async with aiohttp.ClientSession(headers=headers, timeout=patience) as session:
 
             async def ask(first: int, second: int) -> str:
-                body = _question(prompt, candidates[first].text, candidates[second].text, self._config)
+                body = _question(
+                    prompt, candidates[first].text, candidates[second].text, self._config
+                )
                 async with room:
                     return await self._verdict(session, body)
 
@@ -102,10 +104,18 @@ class LLMJudge:
                     if verdict:
                         return verdict
                     problem = f"an unreadable verdict: {answer[:80]!r}"
-            except (aiohttp.ClientError, TimeoutError, KeyError, IndexError, ValueError, TypeError) as error:
+            except (
+                aiohttp.ClientError,
+                TimeoutError,
+                KeyError,
+                IndexError,
+                ValueError,
+                TypeError,
+            ) as error:
                 problem = f"{type(error).__name__}: {error}"
         raise UpstreamError(
-            f"The judge at {self._config.base_url} gave no verdict", got=problem,
+            f"The judge at {self._config.base_url} gave no verdict",
+            got=problem,
             expected='{"winner": "A" | "B" | "tie"}',
             next="check that the server is up (label.endpoint in trueup.toml); labels so far are kept",
         )
@@ -126,9 +136,13 @@ def parse_verdict(answer: str) -> str | None:
 
 def _question(prompt: Messages, first: str, second: str, config: EndpointConfig) -> dict[str, Any]:
     conversation = "\n".join(f"{m.role}: {m.content}" for m in prompt)
-    content = _PROMPT.format(conversation=conversation, first=first, second=second, rubric=config.rubric)
+    content = _PROMPT.format(
+        conversation=conversation, first=first, second=second, rubric=config.rubric
+    )
     return {
-        "model": config.model, "temperature": 0, "max_tokens": 16,
+        "model": config.model,
+        "temperature": 0,
+        "max_tokens": 16,
         "messages": [{"role": "user", "content": content}],
     }
 

@@ -39,8 +39,10 @@ def resolve(
     if ":" in name:
         return _imported(name)
     raise ConfigError(
-        "There is no judge of this name", got=name,
-        expected="'house-style', 'facts', 'llm' or 'package.module:function'", next="mend it in trueup.toml",
+        "There is no judge of this name",
+        got=name,
+        expected="'house-style', 'facts', 'llm' or 'package.module:function'",
+        next="mend it in trueup.toml",
     )
 
 
@@ -63,7 +65,9 @@ def _imported(name: str) -> Judge:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ConfigError(
-            "A judge could not be imported", got=f"{name} ({error})", expected="package.module:attribute",
+            "A judge could not be imported",
+            got=f"{name} ({error})",
+            expected="package.module:attribute",
             next="check the name, and that the package is installed",
         ) from error
     if hasattr(found, "rank"):

@@ -17,16 +17,16 @@ class LabelConfig(StageConfig):
     endpoint: EndpointConfig = EndpointConfig()
     """Where the `llm` judge lives."""
 
-    num_candidates: int = Field(4, ge=2)
+    num_candidates: int = Field(default=4, ge=2)
     """Answers ranked per flagged prompt: the logged one and fresh samples from the champion."""
 
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
     """Of the fresh samples. At 1 their log-probs are the reference's own and training reuses them."""
 
-    max_tokens: int = Field(256, ge=1)
+    max_tokens: int = Field(default=256, ge=1)
     """Longest fresh sample."""
 
-    max_prompts: int = Field(2000, ge=1)
+    max_prompts: int = Field(default=2000, ge=1)
     """Most prompts labelled in one call; the worst flags first."""
 
     seed: int = 0

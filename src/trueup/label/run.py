@@ -45,7 +45,9 @@ def run(store: Store, config: LabelConfig, champion: StoredModel) -> list[Label]
 
 def _waiting(store: Store, config: LabelConfig) -> list[Interaction]:
     flags = sorted(store.each(Flag, raised=True), key=lambda f: -f.score)
-    labelled = {label.interaction_id for label in store.each(Label) if label.annotator_kind != "human"}
+    labelled = {
+        label.interaction_id for label in store.each(Label) if label.annotator_kind != "human"
+    }
     seen: set[Messages] = set()
     waiting = []
     for interaction in store.get_all(Interaction, dict.fromkeys(f.interaction_id for f in flags)):
@@ -60,11 +62,14 @@ def _fresh(
     batch: Sequence[Interaction], champion: StoredModel, config: LabelConfig
 ) -> list[list[Completion]]:
     sampling = Sampling(
-        temperature=config.temperature, max_tokens=config.max_tokens,
+        temperature=config.temperature,
+        max_tokens=config.max_tokens,
         # another batch, other randomness; the same batch again, the same
         seed=(config.seed * 1_000_003 + int(batch[0].id[-8:], 16)) % 2**31,
     )
-    return champion.complete([i.prompt for i in batch], sampling, num_samples=config.num_candidates - 1)
+    return champion.complete(
+        [i.prompt for i in batch], sampling, num_samples=config.num_candidates - 1
+    )
 
 
 def _label(
@@ -74,11 +79,17 @@ def _label(
     for interaction, samples in zip(batch, fresh, strict=True):
         candidates = (interaction.completion, *samples)
         ranking = judge.rank(interaction.prompt, candidates)
-        labels.append(Label(
-            prompt=interaction.prompt, candidates=candidates, scores=ranking.scores,
-            reasons=ranking.reasons, annotator=judge.id, annotator_kind=judge.kind,
-            interaction_id=interaction.id,
-        ))
+        labels.append(
+            Label(
+                prompt=interaction.prompt,
+                candidates=candidates,
+                scores=ranking.scores,
+                reasons=ranking.reasons,
+                annotator=judge.id,
+                annotator_kind=judge.kind,
+                interaction_id=interaction.id,
+            )
+        )
     return labels
 
 
@@ -91,9 +102,14 @@ def _edit_labels(store: Store) -> list[Label]:
             better = Completion(text=feedback.edit or "", finish_reason="stop")
             if better.text.strip() == interaction.completion.text.strip():
                 continue
-            labels.append(Label(
-                prompt=interaction.prompt, candidates=(better, interaction.completion),
-                scores=(1.0, 0.0), annotator="feedback:edit", annotator_kind="human",
-                interaction_id=interaction.id,
-            ))
+            labels.append(
+                Label(
+                    prompt=interaction.prompt,
+                    candidates=(better, interaction.completion),
+                    scores=(1.0, 0.0),
+                    annotator="feedback:edit",
+                    annotator_kind="human",
+                    interaction_id=interaction.id,
+                )
+            )
     return labels

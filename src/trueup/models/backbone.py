@@ -65,13 +65,15 @@ class Backbone:
             )
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(
-                f"The model in {folder} could not be loaded", got=str(error).splitlines()[0],
+                f"The model in {folder} could not be loaded",
+                got=str(error).splitlines()[0],
                 expected="a transformers folder with config, tokenizer and safetensors",
                 next="pull it again with 'trueup model pull'",
             ) from error
         if not tokenizer.chat_template:
             raise ModelError(
-                f"The tokenizer in {folder} has no chat template", got=None,
+                f"The tokenizer in {folder} has no chat template",
+                got=None,
                 expected="chat_template.jinja or a template in tokenizer_config.json",
                 next="use an instruction-tuned model, or add the template it was trained with",
             )
@@ -108,14 +110,20 @@ class Backbone:
             self._model = PeftModel.from_pretrained(self._model, str(adapter), adapter_name=role)
         self._model.eval()
 
-    def new_adapter(self, role: str, *, rank: int, alpha: float, targets: Sequence[str], seed: int) -> None:
+    def new_adapter(
+        self, role: str, *, rank: int, alpha: float, targets: Sequence[str], seed: int
+    ) -> None:
         """Give a role a fresh LoRA adapter: B is zero, so it starts as the base, to the bit."""
         import torch
         from peft import LoraConfig, PeftModel, get_peft_model
 
         self.detach(role)
         config = LoraConfig(
-            r=rank, lora_alpha=alpha, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM",
+            r=rank,
+            lora_alpha=alpha,
+            lora_dropout=0.0,
+            bias="none",
+            task_type="CAUSAL_LM",
             target_modules="all-linear" if list(targets) == ["all-linear"] else list(targets),
         )
         with torch.random.fork_rng():
@@ -210,8 +218,11 @@ class Backbone:
     def completion(self, drawn: Any, weights: str, sampling: Sampling) -> Completion:
         """A drawn sequence of tokens as a record's part."""
         return Completion(
-            text=chat.decode(self.tokenizer, drawn.token_ids), token_ids=tuple(drawn.token_ids),
-            logprobs=tuple(drawn.logprobs), finish_reason=drawn.finish_reason, weights=weights,
+            text=chat.decode(self.tokenizer, drawn.token_ids),
+            token_ids=tuple(drawn.token_ids),
+            logprobs=tuple(drawn.logprobs),
+            finish_reason=drawn.finish_reason,
+            weights=weights,
             sampling=sampling,
         )
 
@@ -263,7 +274,8 @@ def _check_folder(folder: Path) -> None:
     if missing:
         found = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else "no such folder"
         raise ModelError(
-            f"The model folder {folder} lacks {', '.join(missing)}", got=found,
+            f"The model folder {folder} lacks {', '.join(missing)}",
+            got=found,
             expected="config.json, tokenizer.json and *.safetensors (pickled weights are not read)",
             next="pull it again with 'trueup model pull', or save the tokenizer beside the weights",
         )
@@ -281,6 +293,8 @@ def _check_adapter(adapter: Path, base: str) -> None:
     trained_on = json.loads(card.read_text()).get("base_weights") if card.is_file() else None
     if trained_on not in (None, base):
         raise ModelError(
-            f"The adapter in {adapter} belongs to another base model", got=trained_on,
-            expected=base, next="set model.base to the model it was trained on",
+            f"The adapter in {adapter} belongs to another base model",
+            got=trained_on,
+            expected=base,
+            next="set model.base to the model it was trained on",
         )

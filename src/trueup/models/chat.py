@@ -34,8 +34,10 @@ def prompt_ids(tokenizer: "PreTrainedTokenizerBase", prompt: Messages) -> list[i
         ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
     except Exception as error:  # templates are programs and raise what they like
         raise ModelError(
-            "The chat template refused a conversation", got=str(error),
-            expected="roles the template knows", next="mend the messages, or skip this record",
+            "The chat template refused a conversation",
+            got=str(error),
+            expected="roles the template knows",
+            next="mend the messages, or skip this record",
         ) from error
     return list(ids)
 

@@ -16,5 +16,5 @@ class ModelConfig(StageConfig):
     device: str | None = None
     """`cpu`, `cuda`, `cuda:1`; by default a GPU where there is one."""
 
-    num_threads: int | None = Field(None, ge=1)
+    num_threads: int | None = Field(default=None, ge=1)
     """CPU threads for matrix products; by default what torch chooses."""

@@ -61,13 +61,19 @@ class Pending:
     """A request that was submitted; `answer` holds its completions once they are drawn."""
 
     def __init__(
-        self, prompt_ids: Sequence[int], sampling: Sampling, num_samples: int, streams: list["_Stream"]
+        self,
+        prompt_ids: Sequence[int],
+        sampling: Sampling,
+        num_samples: int,
+        streams: list["_Stream"],
     ) -> None:
         self.prompt_ids = tuple(prompt_ids)
         self.sampling = sampling
         self.num_samples = num_samples
         self.answer: Future[list[Completion]] = Future()
         self.is_cancelled = False
+        self.weights: str | None = None
+        """Who answers; known from the first token on."""
         self._streams = streams  # one a sample, or empty when nobody listens
         self._drawn: dict[int, Completion] = {}
 
@@ -103,7 +109,12 @@ class Engine:
     """Answers requests with whatever the store names as champion, many at a time."""
 
     def __init__(
-        self, backbone: Backbone, store: Store, *, max_batch_rows: int = 48, company_wait_s: float = 0.02
+        self,
+        backbone: Backbone,
+        store: Store,
+        *,
+        max_batch_rows: int = 48,
+        company_wait_s: float = 0.02,
     ) -> None:
         """Start the thread. From here on the backbone belongs to it.
 
@@ -149,7 +160,9 @@ class Engine:
         ids = self._prompt_ids(prompt, num_samples)
         room = self.context - len(ids)
         sampling = sampling.model_copy(update={"max_tokens": min(sampling.max_tokens, room)})
-        streams = [_Stream(self._decode, on_piece, i) for i in range(num_samples)] if on_piece else []
+        streams = (
+            [_Stream(self._decode, on_piece, i) for i in range(num_samples)] if on_piece else []
+        )
         pending = Pending(ids, sampling, num_samples, streams)
         with self._changed:
             if self._is_closed:
@@ -189,17 +202,23 @@ class Engine:
     def _prompt_ids(self, prompt: Messages, num_samples: int) -> list[int]:
         if not 1 <= num_samples <= self.max_batch_rows:
             raise DataError(
-                "This many completions of one prompt cannot be drawn", got=num_samples,
-                expected=f"1 to {self.max_batch_rows}", next="ask several times",
+                "This many completions of one prompt cannot be drawn",
+                got=num_samples,
+                expected=f"1 to {self.max_batch_rows}",
+                next="ask several times",
             )
         try:
             ids = chat.prompt_ids(self._backbone.tokenizer, prompt)
         except ModelError as error:  # here it is the request that is at fault, not the model
-            raise DataError(error.what, got=error.got, expected=error.expected, next=error.next) from error
+            raise DataError(
+                error.what, got=error.got, expected=error.expected, next=error.next
+            ) from error
         if not 0 < len(ids) < self.context:
             raise DataError(
-                "The prompt does not fit the model's context", got=f"{len(ids)} tokens",
-                expected=f"1 to {self.context - 1} tokens", next="shorten the conversation",
+                "The prompt does not fit the model's context",
+                got=f"{len(ids)} tokens",
+                expected=f"1 to {self.context - 1} tokens",
+                next="shorten the conversation",
             )
         return ids
 
@@ -248,6 +267,8 @@ class Engine:
         if not batch:
             return
         served = self._follow_champion()
+        for pending in batch:
+            pending.weights = served.weights
 
         def on_token(place: int, sample_idx: int, token_id: int, logprob: float) -> bool:
             batch[place]._hear(sample_idx, token_id, logprob)
@@ -255,7 +276,9 @@ class Engine:
 
         def on_done(place: int, sample_idx: int, drawn: Drawn) -> None:
             pending = batch[place]
-            pending._end(sample_idx, self._backbone.completion(drawn, served.weights, pending.sampling))
+            pending._end(
+                sample_idx, self._backbone.completion(drawn, served.weights, pending.sampling)
+            )
 
         requests = [SampleRequest(p.prompt_ids, p.sampling, p.num_samples) for p in batch]
         with self._backbone.acting_as(served.role) as model:
@@ -271,7 +294,9 @@ class Engine:
             # what serves was verified when it was attached; an unreadable store does not undo that
             if self._served is None:
                 raise ModelError(
-                    "The champion is not known", got=error.got, expected="a readable store",
+                    "The champion is not known",
+                    got=error.got,
+                    expected="a readable store",
                     next=error.next,
                 ) from error
             if not self._warned_of_store:
@@ -300,8 +325,10 @@ class Engine:
             return self._store.champion()
         except SQLAlchemyError as error:
             raise StorageError(
-                f"The store in {self._store.folder} could not be read", got=str(error).splitlines()[0],
-                expected="a store that opens", next="check the folder and the disk",
+                f"The store in {self._store.folder} could not be read",
+                got=str(error).splitlines()[0],
+                expected="a store that opens",
+                next="check the folder and the disk",
             ) from error
         except DataError as error:
             raise _refusal(str(error), "a champion whose records can be read") from error
@@ -346,7 +373,9 @@ class _Stream:
     held back while it ends in U+FFFD, the sign of an unfinished character.
     """
 
-    def __init__(self, decode: Callable[[Sequence[int]], str], on_piece: OnPiece, sample_idx: int) -> None:
+    def __init__(
+        self, decode: Callable[[Sequence[int]], str], on_piece: OnPiece, sample_idx: int
+    ) -> None:
         self._decode, self._on_piece, self._sample_idx = decode, on_piece, sample_idx
         self._left: list[int] = []  # tokens of the last piece, and the text they had
         self._left_text = ""
@@ -370,7 +399,9 @@ class _Stream:
         self._say(completion.text[self._num_shown :], completion.finish_reason)
 
     def _say(self, text: str, finish_reason: str | None) -> None:
-        piece = Piece(self._sample_idx, text, tuple(self._new), tuple(self._new_logprobs), finish_reason)
+        piece = Piece(
+            self._sample_idx, text, tuple(self._new), tuple(self._new_logprobs), finish_reason
+        )
         self._new, self._new_logprobs = [], []
         self._num_shown += len(text)
         self._on_piece(piece)
@@ -382,7 +413,9 @@ def _id(release: Release | None) -> str | None:
 
 def _refusal(got: str, expected: str) -> ModelError:
     return ModelError(
-        "The champion cannot be served", got=got, expected=expected,
+        "The champion cannot be served",
+        got=got,
+        expected=expected,
         next="restore the checkpoint's folder from a backup, or return with 'trueup rollback'",
     )
 

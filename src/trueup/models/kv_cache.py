@@ -6,6 +6,8 @@ than the matrix products: here a token is written into a preallocated buffer, an
 meet their shared keys without a copy.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -27,7 +29,7 @@ class _GrowingLayer(DynamicLayer):
         self.room = room
 
     def update(
-        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Write new keys and values, shape (B, heads, T, head size); returns all so far."""
         if not self.is_initialized:
@@ -35,7 +37,9 @@ class _GrowingLayer(DynamicLayer):
             self.filled = 0
             batch, heads, _, _ = key_states.shape
             self.key_room = key_states.new_empty(batch, heads, self.room, key_states.shape[-1])
-            self.value_room = value_states.new_empty(batch, heads, self.room, value_states.shape[-1])
+            self.value_room = value_states.new_empty(
+                batch, heads, self.room, value_states.shape[-1]
+            )
         end = self.filled + key_states.shape[2]
         self.key_room[:, :, self.filled : end] = key_states
         self.value_room[:, :, self.filled : end] = value_states
@@ -65,8 +69,14 @@ class GrowingCache(Cache):
 
 
 def _attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
-    scaling: float | None = None, dropout: float = 0.0, **kwargs: object,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """One new token a row: grouped products without repeated keys. Anything else: SDPA."""
     batch, heads, num_new, size = query.shape

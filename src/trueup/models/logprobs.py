@@ -41,8 +41,10 @@ def completion_logprobs(model: "PreTrainedModel", rows: Sequence[Branches]) -> l
     ids_BT, positions_BT, mask_B1TT, targets, sources = _lay_out(rows)
     device = model.device
     hidden_BTD = _decoder(model)(
-        input_ids=ids_BT.to(device), position_ids=positions_BT.to(device),
-        attention_mask=mask_B1TT.to(device), use_cache=False,
+        input_ids=ids_BT.to(device),
+        position_ids=positions_BT.to(device),
+        attention_mask=mask_B1TT.to(device),
+        use_cache=False,
     ).last_hidden_state
     flat_ND = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])[sources.to(device)]
     logprobs = _head_logprobs(model.get_output_embeddings(), flat_ND, targets.to(device))
@@ -100,5 +102,7 @@ def _head_logprobs(head: torch.nn.Module, hidden_ND: Tensor, targets: Tensor) ->
     for at in range(0, len(targets), HEAD_CHUNK):
         piece = hidden_ND[at : at + HEAD_CHUNK], targets[at : at + HEAD_CHUNK]
         needs_grad = torch.is_grad_enabled() and hidden_ND.requires_grad
-        parts.append(checkpoint(chunk, *piece, use_reentrant=False) if needs_grad else chunk(*piece))
+        parts.append(
+            checkpoint(chunk, *piece, use_reentrant=False) if needs_grad else chunk(*piece)
+        )
     return torch.cat(parts)

@@ -90,10 +90,16 @@ def sample(
         tokens = _draw([rows[i] for i in alive], logits_BV)
         logprobs = torch.log_softmax(logits_BV.float(), dim=-1).gather(1, tokens[:, None])[:, 0]
         keep = []
-        for place, (token, logprob) in enumerate(zip(tokens.tolist(), logprobs.tolist(), strict=True)):
+        for place, (token, logprob) in enumerate(
+            zip(tokens.tolist(), logprobs.tolist(), strict=True)
+        ):
             row = rows[alive[place]]
             is_done = _append(row, token, logprob, eos_ids)
-            if on_token and on_token(row.request_idx, row.sample_idx, token, logprob) and not is_done:
+            if (
+                on_token
+                and on_token(row.request_idx, row.sample_idx, token, logprob)
+                and not is_done
+            ):
                 row.drawn.finish_reason, is_done = "unknown", True
             if not is_done:
                 keep.append(place)
@@ -109,8 +115,11 @@ def sample(
         mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(alive), 1)], dim=1)
         positions = torch.tensor([[rows[i].real_length - 1] for i in alive], device=tokens.device)
         logits_BV = model(
-            input_ids=tokens[:, None], attention_mask=mask_BT, position_ids=positions,
-            past_key_values=cache, use_cache=True,
+            input_ids=tokens[:, None],
+            attention_mask=mask_BT,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
         ).logits[:, -1]
     results: list[list[Drawn]] = [[] for _ in requests]
     for row in rows:
@@ -127,9 +136,16 @@ def _rows(requests: Sequence[SampleRequest]) -> list[_Row]:
                 random.seed()
             else:
                 random.manual_seed((request.sampling.seed * 1_000_003 + sample_idx) % 2**63)
-            rows.append(_Row(
-                request_idx, sample_idx, request.sampling, random, Drawn(), len(request.prompt_ids)
-            ))
+            rows.append(
+                _Row(
+                    request_idx,
+                    sample_idx,
+                    request.sampling,
+                    random,
+                    Drawn(),
+                    len(request.prompt_ids),
+                )
+            )
     return rows
 
 
@@ -150,8 +166,12 @@ def _prefill(
     room = longest + max(r.sampling.max_tokens for r in requests)
     cache = GrowingCache(room)
     logits_BV = model(
-        input_ids=ids_BT.to(device), attention_mask=mask_BT.to(device),
-        position_ids=positions_BT.to(device), past_key_values=cache, use_cache=True, logits_to_keep=1,
+        input_ids=ids_BT.to(device),
+        attention_mask=mask_BT.to(device),
+        position_ids=positions_BT.to(device),
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
     ).logits[:, -1]
     copies = torch.tensor([i for i, r in enumerate(requests) for _ in range(r.num_samples)])
     if len(copies) != len(requests):
@@ -171,7 +191,9 @@ def _draw(rows: list[_Row], logits_BV: Tensor) -> Tensor:
         probs_BV = _cut_tail(probs_BV, top_p)
     # float64: with 50k tokens a float32 running sum no longer reaches 1 within half a token
     cdf_BV = probs_BV.double().cumsum(dim=-1)
-    uniforms = torch.stack([torch.rand(1, generator=row.random, dtype=torch.float64) for row in rows])
+    uniforms = torch.stack(
+        [torch.rand(1, generator=row.random, dtype=torch.float64) for row in rows]
+    )
     targets = uniforms.to(cdf_BV.device) * cdf_BV[:, -1:]
     drawn = torch.searchsorted(cdf_BV, targets, right=True)[:, 0].clamp(max=cdf_BV.shape[1] - 1)
     is_greedy = torch.tensor([row.sampling.temperature == 0 for row in rows], device=drawn.device)

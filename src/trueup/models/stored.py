@@ -68,7 +68,8 @@ class StoredModel:
         if self.checkpoint and self.checkpoint.weights != self.weights:
             raise IdentityError(
                 f"The adapter of {self.checkpoint.id} is not the one that was written",
-                got=self.weights, expected=self.checkpoint.weights,
+                got=self.weights,
+                expected=self.checkpoint.weights,
                 next="restore the folder from a backup, or 'trueup rollback'",
             )
 
@@ -83,13 +84,21 @@ class StoredModel:
         model = cls(store, backbone, release.checkpoint_id)
         if model.weights != release.weights:
             raise IdentityError(
-                "The project's model is not the champion that was released", got=model.weights,
-                expected=release.weights, next="set model.base back, or start a new project",
+                "The project's model is not the champion that was released",
+                got=model.weights,
+                expected=release.weights,
+                next="set model.base back, or start a new project",
             )
         return model
 
     def samples(
-        self, store: Store, prompts: Sequence[Messages], sampling: Sampling, *, num_samples: int, name: str
+        self,
+        store: Store,
+        prompts: Sequence[Messages],
+        sampling: Sampling,
+        *,
+        num_samples: int,
+        name: str,
     ) -> list[tuple[Completion, ...]]:
         """As `complete`, but drawn once: what these weights said before is read from the store.
 
@@ -97,7 +106,8 @@ class StoredModel:
         are this week's. Written every `SAMPLE_BATCH` prompts, so a killed call goes on from there.
         """
         found = {
-            one.prompt: one.completions for one in store.each(SampleSet, weights=self.weights)
+            one.prompt: one.completions
+            for one in store.each(SampleSet, weights=self.weights)
             if one.sampling == sampling and len(one.completions) == num_samples
         }
         missing = [p for p in dict.fromkeys(prompts) if p not in found]
@@ -106,11 +116,17 @@ class StoredModel:
                 batch = missing[at : at + SAMPLE_BATCH]
                 # each prompt's randomness is its own, whatever is already there
                 drawn = self.backbone.complete(
-                    batch, sampling.model_copy(update={"seed": (sampling.seed or 0) + at}), role=self.role,
-                    weights=self.weights, num_samples=num_samples, on_progress=advance,
+                    batch,
+                    sampling.model_copy(update={"seed": (sampling.seed or 0) + at}),
+                    role=self.role,
+                    weights=self.weights,
+                    num_samples=num_samples,
+                    on_progress=advance,
                 )
                 sets = [
-                    SampleSet(prompt=p, completions=tuple(c), weights=self.weights, sampling=sampling)
+                    SampleSet(
+                        prompt=p, completions=tuple(c), weights=self.weights, sampling=sampling
+                    )
                     for p, c in zip(batch, drawn, strict=True)
                 ]
                 store.add_all(sets)
@@ -118,13 +134,22 @@ class StoredModel:
         return [found[p] for p in prompts]
 
     def complete(
-        self, prompts: Sequence[Messages], sampling: Sampling, *, num_samples: int = 1, name: str = "sample"
+        self,
+        prompts: Sequence[Messages],
+        sampling: Sampling,
+        *,
+        num_samples: int = 1,
+        name: str = "sample",
     ) -> list[list[Completion]]:
         """`num_samples` completions for each prompt, in the prompts' order."""
         with task(name, len(prompts)) as advance:
             return self.backbone.complete(
-                prompts, sampling, role=self.role, weights=self.weights,
-                num_samples=num_samples, on_progress=advance,
+                prompts,
+                sampling,
+                role=self.role,
+                weights=self.weights,
+                num_samples=num_samples,
+                on_progress=advance,
             )
 
     def acting(self) -> Any:

@@ -20,7 +20,12 @@ TEMPLATE = (
 
 
 def save_tiny(
-    folder: Path, *, seed: int, hidden_size: int = 64, num_layers: int = 2, examples: Sequence[tuple[str, str]] = (),
+    folder: Path,
+    *,
+    seed: int,
+    hidden_size: int = 64,
+    num_layers: int = 2,
+    examples: Sequence[tuple[str, str]] = (),
     steps: int = 300,
 ) -> Path:
     """Write a tiny model folder; with `examples` (user text, answer) it is first taught those."""
@@ -30,12 +35,21 @@ def save_tiny(
     tokenizer = _byte_tokenizer()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = LlamaForCausalLM(LlamaConfig(
-            vocab_size=len(tokenizer), hidden_size=hidden_size, intermediate_size=4 * hidden_size,
-            num_hidden_layers=num_layers, num_attention_heads=4, num_key_value_heads=2,
-            max_position_embeddings=1024, tie_word_embeddings=True,
-            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=None,
-        ))
+        model = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=hidden_size,
+                intermediate_size=4 * hidden_size,
+                num_hidden_layers=num_layers,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                max_position_embeddings=1024,
+                tie_word_embeddings=True,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+                bos_token_id=None,
+            )
+        )
         if examples:
             fit(model, tokenizer, examples, steps=steps, seed=seed)
     model.save_pretrained(folder)
@@ -43,7 +57,9 @@ def save_tiny(
     return folder
 
 
-def fit(model: Any, tokenizer: Any, examples: Sequence[tuple[str, str]], *, steps: int, seed: int) -> float:
+def fit(
+    model: Any, tokenizer: Any, examples: Sequence[tuple[str, str]], *, steps: int, seed: int
+) -> float:
     """Teach a model to answer by maximum likelihood on the answers alone; returns the last loss."""
     import torch
 
@@ -81,9 +97,14 @@ def _byte_tokenizer() -> Any:
     core = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
-    core.add_special_tokens([AddedToken("<|im_start|>", special=True), AddedToken("<|im_end|>", special=True)])
+    core.add_special_tokens(
+        [AddedToken("<|im_start|>", special=True), AddedToken("<|im_end|>", special=True)]
+    )
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|im_end|>", clean_up_tokenization_spaces=False
+        tokenizer_object=core,
+        eos_token="<|im_end|>",
+        pad_token="<|im_end|>",
+        clean_up_tokenization_spaces=False,
     )
     tokenizer.chat_template = TEMPLATE
     return tokenizer

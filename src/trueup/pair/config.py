@@ -10,7 +10,7 @@ __all__ = ["PairConfig"]
 class PairConfig(StageConfig):
     """What a pair must have."""
 
-    min_margin: float = Field(0.1, ge=0)
+    min_margin: float = Field(default=0.1, ge=0)
     """Smallest difference of the two scores, in the judge's unit. Below it the label is a tie."""
 
     held_out: tuple[str, ...] = ()

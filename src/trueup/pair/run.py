@@ -43,7 +43,9 @@ def run(store: Store, config: PairConfig, held_out: HeldOut) -> Paired:
 
 def new_pairs(store: Store) -> list[PreferencePair]:
     """Pairs that no data set of the loop has used; of equal ones the widest margin."""
-    used = {p for dataset in store.each(Dataset) if dataset.source == "loop" for p in dataset.pair_ids}
+    used = {
+        p for dataset in store.each(Dataset) if dataset.source == "loop" for p in dataset.pair_ids
+    }
     known, kept = set(), {}
     for pair in store.each(PreferencePair):
         key = (pair.prompt_hash, pair.chosen.text.strip(), pair.rejected.text.strip())
@@ -55,10 +57,16 @@ def new_pairs(store: Store) -> list[PreferencePair]:
 
 
 def freeze(
-    store: Store, pairs: Iterable[PreferencePair], *, source: str = "loop", skipped: Counter[str] | None = None
+    store: Store,
+    pairs: Iterable[PreferencePair],
+    *,
+    source: str = "loop",
+    skipped: Counter[str] | None = None,
 ) -> Dataset:
     """Name these pairs as one data set; the same pairs again are the same data set."""
-    dataset = Dataset(pair_ids=tuple(p.id for p in pairs), source=source, skipped=dict(skipped or {}))
+    dataset = Dataset(
+        pair_ids=tuple(p.id for p in pairs), source=source, skipped=dict(skipped or {})
+    )
     store.add(dataset)
     return dataset
 
@@ -80,6 +88,10 @@ def _pair(label: Label, config: PairConfig, held_out: HeldOut) -> PreferencePair
     if held_out.contains(label.prompt):
         return "held out"
     return PreferencePair(
-        prompt=label.prompt, chosen=chosen, rejected=rejected, margin=margin, label_ids=(label.id,),
+        prompt=label.prompt,
+        chosen=chosen,
+        rejected=rejected,
+        margin=margin,
+        label_ids=(label.id,),
         prompt_hash=content_hash([m.model_dump() for m in label.prompt]),
     )

@@ -14,5 +14,5 @@ Gate = Literal["guard", "evaluate", "ab"]
 class PromoteConfig(StageConfig):
     """A candidate is promoted when each of these gates has passed it against today's champion."""
 
-    gates: tuple[Gate, ...] = Field(("guard", "evaluate", "ab"), min_length=1)
+    gates: tuple[Gate, ...] = Field(default=("guard", "evaluate", "ab"), min_length=1)
     """Missing reports refuse."""

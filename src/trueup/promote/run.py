@@ -22,8 +22,12 @@ def run(store: Store, config: PromoteConfig, checkpoint: Checkpoint) -> Verdict:
     """
     champion = store.champion()
     if champion and champion.checkpoint_id == checkpoint.id:
-        return Verdict(gate="promote", status="passed", reason=f"{checkpoint.weights} serves already")
-    reports = reports_for(store, checkpoint, champion.weights if champion else checkpoint.base_weights)
+        return Verdict(
+            gate="promote", status="passed", reason=f"{checkpoint.weights} serves already"
+        )
+    reports = reports_for(
+        store, checkpoint, champion.weights if champion else checkpoint.base_weights
+    )
     problems = []
     for gate in config.gates:
         report = reports.get(gate)
@@ -33,19 +37,29 @@ def run(store: Store, config: PromoteConfig, checkpoint: Checkpoint) -> Verdict:
             problems.append(f"{gate}: {report.verdict.reason}")
     figures = {f"{g}.{k}": v for g, r in reports.items() for k, v in r.verdict.figures.items()}
     if problems:
-        return Verdict(gate="promote", status="refused", reason="; ".join(problems), figures=figures)
-    store.release(Release(
-        action="promote", weights=checkpoint.weights, checkpoint_id=checkpoint.id,
-        previous=champion.id if champion else None, report_ids=tuple(r.id for r in reports.values()),
-        reason="passed " + ", ".join(config.gates),
-    ))
-    return Verdict(gate="promote", status="passed", reason=f"{checkpoint.weights} is champion", figures=figures)
+        return Verdict(
+            gate="promote", status="refused", reason="; ".join(problems), figures=figures
+        )
+    store.release(
+        Release(
+            action="promote",
+            weights=checkpoint.weights,
+            checkpoint_id=checkpoint.id,
+            previous=champion.id if champion else None,
+            report_ids=tuple(r.id for r in reports.values()),
+            reason="passed " + ", ".join(config.gates),
+        )
+    )
+    return Verdict(
+        gate="promote", status="passed", reason=f"{checkpoint.weights} is champion", figures=figures
+    )
 
 
 def reports_for(store: Store, checkpoint: Checkpoint, champion: str) -> dict[str, Report]:
     """The newest report of each gate for this checkpoint against these weights."""
     found = {
-        gate: store.last(kind, checkpoint_id=checkpoint.id, champion=champion) for gate, kind in REPORTS.items()
+        gate: store.last(kind, checkpoint_id=checkpoint.id, champion=champion)
+        for gate, kind in REPORTS.items()
     }
     return {gate: report for gate, report in found.items() if report is not None}
 
@@ -60,14 +74,22 @@ def rollback(store: Store, *, reason: str = "") -> Release:
     # a rollback's own place in history is the release it restored
     at = store.get(Release, champion.restores) if champion and champion.restores else champion
     if champion is None or at is None or at.previous is None:
-        raise DataError("There is nothing to roll back to", got=champion.action if champion else "no release",
-                        expected="a release before the present one", next="promote a checkpoint first")
+        raise DataError(
+            "There is nothing to roll back to",
+            got=champion.action if champion else "no release",
+            expected="a release before the present one",
+            next="promote a checkpoint first",
+        )
     target = store.get(Release, at.previous)
     if target.restores:
         target = store.get(Release, target.restores)
     release = Release(
-        action="rollback", weights=target.weights, checkpoint_id=target.checkpoint_id,
-        previous=champion.id, restores=target.id, reason=reason,
+        action="rollback",
+        weights=target.weights,
+        checkpoint_id=target.checkpoint_id,
+        previous=champion.id,
+        restores=target.id,
+        reason=reason,
     )
     store.release(release)
     return release

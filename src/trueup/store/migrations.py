@@ -32,23 +32,29 @@ _M001_COLUMNS = {
 
 def m001_initial(connection: Connection) -> None:
     """A table a record kind, the lineage edges, the aliases."""
-    serial = "SERIAL PRIMARY KEY" if connection.dialect.name == "postgresql" else "INTEGER PRIMARY KEY"
+    serial = (
+        "SERIAL PRIMARY KEY" if connection.dialect.name == "postgresql" else "INTEGER PRIMARY KEY"
+    )
     for table, columns in _M001_COLUMNS.items():
         extra = "".join(f", {c} {'BOOLEAN' if c == 'raised' else 'VARCHAR'}" for c in columns)
-        connection.execute(text(
-            f"CREATE TABLE {table} (seq {serial}, id VARCHAR NOT NULL UNIQUE, "
-            f"created_at VARCHAR NOT NULL{extra}, body TEXT NOT NULL)"
-        ))
+        connection.execute(
+            text(
+                f"CREATE TABLE {table} (seq {serial}, id VARCHAR NOT NULL UNIQUE, "
+                f"created_at VARCHAR NOT NULL{extra}, body TEXT NOT NULL)"
+            )
+        )
         for column in columns:
             name = f"{table}_by_{column}".replace('"', "")
             connection.execute(text(f"CREATE INDEX {name} ON {table} ({column})"))
-    connection.execute(text(
-        "CREATE TABLE edges (child VARCHAR NOT NULL, parent VARCHAR NOT NULL, UNIQUE (child, parent))"
-    ))
+    connection.execute(
+        text(
+            "CREATE TABLE edges (child VARCHAR NOT NULL, parent VARCHAR NOT NULL, UNIQUE (child, parent))"
+        )
+    )
     connection.execute(text("CREATE INDEX edges_by_parent ON edges (parent)"))
-    connection.execute(text(
-        "CREATE TABLE aliases (name VARCHAR PRIMARY KEY, release_id VARCHAR NOT NULL)"
-    ))
+    connection.execute(
+        text("CREATE TABLE aliases (name VARCHAR PRIMARY KEY, release_id VARCHAR NOT NULL)")
+    )
 
 
 MIGRATIONS: tuple[Migration, ...] = (m001_initial,)
@@ -56,9 +62,11 @@ MIGRATIONS: tuple[Migration, ...] = (m001_initial,)
 
 def applied(connection: Connection) -> set[str]:
     """Names of the steps this store already has."""
-    connection.execute(text(
-        "CREATE TABLE IF NOT EXISTS migrations (name VARCHAR PRIMARY KEY, applied_at VARCHAR NOT NULL)"
-    ))
+    connection.execute(
+        text(
+            "CREATE TABLE IF NOT EXISTS migrations (name VARCHAR PRIMARY KEY, applied_at VARCHAR NOT NULL)"
+        )
+    )
     return {row.name for row in connection.execute(text("SELECT name FROM migrations"))}
 
 

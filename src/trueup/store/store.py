@@ -79,7 +79,9 @@ class Store:
                 if not fresh:
                     continue
                 connection.execute(statement, [_row(kind, r) for r in fresh.values()])
-                edges = [{"child": r.id, "parent": p} for r in fresh.values() for p in set(r.parents())]
+                edges = [
+                    {"child": r.id, "parent": p} for r in fresh.values() for p in set(r.parents())
+                ]
                 if edges:
                     connection.execute(self._insert_or_ignore(EDGES), edges)
                 new += len(fresh)
@@ -106,8 +108,10 @@ class Store:
         found = self.get_all(kind, [record_id])
         if not found:
             raise RecordNotFound(
-                f"There is no {kind.tag} with this id in {self.folder}", got=record_id,
-                expected=f"an id that starts with '{kind.tag}_'", next="list them with 'trueup status'",
+                f"There is no {kind.tag} with this id in {self.folder}",
+                got=record_id,
+                expected=f"an id that starts with '{kind.tag}_'",
+                next="list them with 'trueup status'",
             )
         return found[0]
 
@@ -224,7 +228,9 @@ class Store:
         table, known = TABLES[kind], set()
         for at in range(0, len(ids), IN_CLAUSE):
             part = ids[at : at + IN_CLAUSE]
-            known.update(connection.execute(select(table.c.id).where(table.c.id.in_(part))).scalars())
+            known.update(
+                connection.execute(select(table.c.id).where(table.c.id.in_(part))).scalars()
+            )
         return known
 
 
@@ -256,13 +262,20 @@ def _storage_errors(folder: Path) -> Iterator[None]:
         hint = "free some space" if "full" in reason or "No space" in reason else "check the folder"
         raise StorageError(
             f"The store in {folder} could not be written; what was written before is safe",
-            got=reason, expected="a writable folder with free space", next=f"{hint} and run it again",
+            got=reason,
+            expected="a writable folder with free space",
+            next=f"{hint} and run it again",
         ) from error
 
 
 def _row(kind: type[Record], record: Record) -> dict[str, Any]:
     columns = {name: getattr(record, name) for name in kind.indexed}
-    return {"id": record.id, "created_at": record.created_at, "body": record.model_dump_json(), **columns}
+    return {
+        "id": record.id,
+        "created_at": record.created_at,
+        "body": record.model_dump_json(),
+        **columns,
+    }
 
 
 def _record(kind: type[R], row: Any) -> R:
@@ -270,6 +283,8 @@ def _record(kind: type[R], row: Any) -> R:
         return kind.model_validate_json(row.body)
     except ValueError as error:
         raise DataError(
-            f"The stored {kind.tag} '{row.id}' cannot be read", got=json.dumps(row.body[:80]),
-            expected="a record of this version", next="restore the store from a backup",
+            f"The stored {kind.tag} '{row.id}' cannot be read",
+            got=json.dumps(row.body[:80]),
+            expected="a record of this version",
+            next="restore the store from a backup",
         ) from error

@@ -27,7 +27,9 @@ NUM_PAIRS = 4
 
 
 @torch.no_grad()
-def check_identity(champion: StoredModel, policy: str, rows: Sequence[TokenPair], *, beta: float) -> dict[str, float]:
+def check_identity(
+    champion: StoredModel, policy: str, rows: Sequence[TokenPair], *, beta: float
+) -> dict[str, float]:
     """Stop unless the policy, before its first step, is the champion.
 
     Args:
@@ -41,8 +43,12 @@ def check_identity(champion: StoredModel, policy: str, rows: Sequence[TokenPair]
     Raises:
         IdentityError: with the likely cause.
     """
-    served = [r for r in rows if stored_logprobs(r.chosen, champion.weights)
-              or stored_logprobs(r.rejected, champion.weights)]
+    served = [
+        r
+        for r in rows
+        if stored_logprobs(r.chosen, champion.weights)
+        or stored_logprobs(r.rejected, champion.weights)
+    ]
     picked = (served or list(rows))[:NUM_PAIRS]
     with champion.backbone.acting_as(policy) as model:
         ours = completion_logprobs(model, [r.branches for r in picked])
@@ -60,14 +66,18 @@ def check_identity(champion: StoredModel, policy: str, rows: Sequence[TokenPair]
         figures["served_gap"] = max(gaps)
         if not max(gaps) <= tolerance:
             raise IdentityError(
-                "The starting policy is not the model that served", got=f"log-probs differ by {max(gaps):.2g} nats",
+                "The starting policy is not the model that served",
+                got=f"log-probs differ by {max(gaps):.2g} nats",
                 expected=f"at most {tolerance:g}",
                 next="check train against serve: the adapter it starts from, chat template, dtype, dropout",
             )
-    if not abs(figures["first_loss"] - math.log(2)) <= (LOSS_TOLERANCE if tolerance == SERVED_TOLERANCE else 1e-2):
+    if not abs(figures["first_loss"] - math.log(2)) <= (
+        LOSS_TOLERANCE if tolerance == SERVED_TOLERANCE else 1e-2
+    ):
         raise IdentityError(
             "The first DPO loss is not log 2, so the policy does not start at its reference",
-            got=figures["first_loss"], expected=f"{math.log(2):.6f} within {LOSS_TOLERANCE:g}",
+            got=figures["first_loss"],
+            expected=f"{math.log(2):.6f} within {LOSS_TOLERANCE:g}",
             next="check that policy and reference are the same weights and that dropout is off",
         )
     return figures
@@ -75,12 +85,17 @@ def check_identity(champion: StoredModel, policy: str, rows: Sequence[TokenPair]
 
 def _tolerance(logprobs: torch.Tensor) -> float:
     """fp32 is held to 1e-4; bf16 forward passes agree to about 0.1 nats at best."""
-    return SERVED_TOLERANCE if logprobs.dtype == torch.float32 and logprobs.device.type == "cpu" else 0.25
+    return (
+        SERVED_TOLERANCE
+        if logprobs.dtype == torch.float32 and logprobs.device.type == "cpu"
+        else 0.25
+    )
 
 
 def _first_loss(ours: list[list[Any]], theirs: list[list[Any]], beta: float) -> float:
     sums = [
         torch.stack([row[side].sum() for row in logprobs])
-        for logprobs in (ours, theirs) for side in (0, 1)
+        for logprobs in (ours, theirs)
+        for side in (0, 1)
     ]
     return float(dpo_loss(*sums, beta=beta).losses.mean())

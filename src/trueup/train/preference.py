@@ -21,8 +21,12 @@ __all__ = ["train_preferences"]
 
 
 def train_preferences(
-    backbone: Backbone, role: str, rows: Sequence[TokenPair], refs: dict[str, Tensor],
-    config: DPOConfig, folder: Path,
+    backbone: Backbone,
+    role: str,
+    rows: Sequence[TokenPair],
+    refs: dict[str, Tensor],
+    config: DPOConfig,
+    folder: Path,
 ) -> list[dict[str, float]]:
     """Train a role's adapter on pairs, in place; returns the metrics of every optimizer step.
 
@@ -49,7 +53,9 @@ def train_preferences(
             started = time.perf_counter()
             epoch, place = divmod(step, steps_per_epoch)
             shuffled = order(len(rows), epoch=epoch, seed=config.seed)
-            picked = [rows[i] for i in shuffled[place * config.pairs_per_step :][: config.pairs_per_step]]
+            picked = [
+                rows[i] for i in shuffled[place * config.pairs_per_step :][: config.pairs_per_step]
+            ]
 
             # peft freezes adapters when roles change; the policy's must learn
             for parameter in parameters.values():
@@ -62,12 +68,19 @@ def train_preferences(
                 (loss / len(picked)).backward()
                 seen += figures
 
-            norm = float(torch.nn.utils.clip_grad_norm_(list(parameters.values()), config.max_grad_norm))
-            metrics = _mean(seen) | {"step": step + 1, "grad_norm": norm, "seconds": time.perf_counter() - started}
+            norm = float(
+                torch.nn.utils.clip_grad_norm_(list(parameters.values()), config.max_grad_norm)
+            )
+            metrics = _mean(seen) | {
+                "step": step + 1,
+                "grad_norm": norm,
+                "seconds": time.perf_counter() - started,
+            }
             if not math.isfinite(metrics["loss"]) or not math.isfinite(norm):
                 raise TrainingError(
                     f"Training broke at step {step + 1}: loss or gradient is not finite",
-                    got={"loss": metrics["loss"], "grad_norm": norm}, expected="finite numbers",
+                    got={"loss": metrics["loss"], "grad_norm": norm},
+                    expected="finite numbers",
                     next="lower train.learning_rate; the state of the last save is kept",
                 )
             for group_settings in optimizer.param_groups:
@@ -76,7 +89,11 @@ def train_preferences(
 
             history.append(metrics)
             advance(1)
-            if config.save_every_steps and (step + 1) % config.save_every_steps == 0 and step + 1 < total:
+            if (
+                config.save_every_steps
+                and (step + 1) % config.save_every_steps == 0
+                and step + 1 < total
+            ):
                 save_state(folder, step + 1, parameters, optimizer, history)
     for parameter in parameters.values():
         parameter.requires_grad_(False)
@@ -111,4 +128,6 @@ def _mean(figures: Sequence[dict[str, float]]) -> dict[str, float]:
 def _learning_rate(step: int, total: int, config: DPOConfig) -> float:
     """Linear warm-up over a tenth of the steps, then linear decay to zero after the last."""
     warmup = max(1, round(0.1 * total))
-    return config.learning_rate * min((step + 1) / warmup, (total - step) / max(1, total - warmup + 1), 1.0)
+    return config.learning_rate * min(
+        (step + 1) / warmup, (total - step) / max(1, total - warmup + 1), 1.0
+    )

@@ -30,7 +30,9 @@ def stored_logprobs(completion: Completion, weights: str) -> tuple[float, ...] |
 
 
 @torch.no_grad()
-def ref_logps(champion: StoredModel, rows: Sequence[TokenPair], *, tokens_per_batch: int) -> dict[str, Tensor]:
+def ref_logps(
+    champion: StoredModel, rows: Sequence[TokenPair], *, tokens_per_batch: int
+) -> dict[str, Tensor]:
     """Summed reference log-probs of (chosen, rejected), in nats; for each pair id a shape (2,)."""
     found: dict[str, Tensor] = {}
     missing = []
@@ -42,7 +44,9 @@ def ref_logps(champion: StoredModel, rows: Sequence[TokenPair], *, tokens_per_ba
             missing.append(row)
     with champion.acting() as model, task("reference", len(missing)) as advance:
         for group in split(missing, tokens_per_batch=tokens_per_batch):
-            for row, sides in zip(group, completion_logprobs(model, [r.branches for r in group]), strict=True):
+            for row, sides in zip(
+                group, completion_logprobs(model, [r.branches for r in group]), strict=True
+            ):
                 found[row.pair_id] = torch.stack([side.sum() for side in sides]).cpu()
             advance(len(group))
     return found

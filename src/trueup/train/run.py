@@ -36,8 +36,12 @@ def run(store: Store, config: DPOConfig, dataset: Dataset, champion: StoredModel
     """
     backbone = champion.backbone
     record = TrainingRun(
-        dataset_id=dataset.id, method=config.method, config=config.model_dump(mode="json"),
-        base_weights=backbone.base_weights, start_weights=champion.weights, ref_weights=champion.weights,
+        dataset_id=dataset.id,
+        method=config.method,
+        config=config.model_dump(mode="json"),
+        base_weights=backbone.base_weights,
+        start_weights=champion.weights,
+        ref_weights=champion.weights,
         template=backbone.template,
     )
     store.add(record)
@@ -61,7 +65,8 @@ def _train(
     rows, skipped = encode(champion.backbone, pairs, max_tokens=config.max_tokens)
     if not rows:
         raise TrainingError(
-            "The data set has no pair to train on", got=dict(skipped) or "no pairs",
+            "The data set has no pair to train on",
+            got=dict(skipped) or "no pairs",
             expected=f"pairs of at most {config.max_tokens} tokens with two different completions",
             next="raise train.max_tokens, or look at the pairs",
         )
@@ -71,8 +76,12 @@ def _train(
     folder.mkdir(parents=True, exist_ok=True)
     history = train_preferences(champion.backbone, POLICY, rows, refs, config, folder)
     return {
-        "num_pairs": len(rows), "skipped": dict(skipped), "identity": identity,
-        "first": history[0], "last": history[-1], "history": history,
+        "num_pairs": len(rows),
+        "skipped": dict(skipped),
+        "identity": identity,
+        "first": history[0],
+        "last": history[-1],
+        "history": history,
     }
 
 
@@ -82,25 +91,34 @@ def _start(champion: StoredModel, config: DPOConfig) -> None:
         champion.backbone.attach(POLICY, champion.adapter)
     else:
         champion.backbone.new_adapter(
-            POLICY, rank=config.lora_rank, alpha=config.lora_alpha, targets=config.lora_targets, seed=config.seed
+            POLICY,
+            rank=config.lora_rank,
+            alpha=config.lora_alpha,
+            targets=config.lora_targets,
+            seed=config.seed,
         )
 
 
-def _save(store: Store, backbone: Backbone, record: TrainingRun, metrics: dict[str, Any]) -> Checkpoint:
+def _save(
+    store: Store, backbone: Backbone, record: TrainingRun, metrics: dict[str, Any]
+) -> Checkpoint:
     """Write the adapter beside its final place, rename it, then record it."""
     scratch = store.folder / "checkpoints" / f".{record.id}"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
-    weights = backbone.save_adapter(POLICY, scratch, card={
-        "run": record.model_dump(mode="json"), "metrics": metrics,
-    })
+    weights = backbone.save_adapter(
+        POLICY, scratch, card={"run": record.model_dump(mode="json"), "metrics": metrics}
+    )
     backbone.detach(POLICY)
     place = scratch.with_name(weights)
     shutil.rmtree(place, ignore_errors=True)
     scratch.rename(place)
     checkpoint = Checkpoint(
-        run_id=record.id, path=str(place.relative_to(store.folder)), weights=weights,
-        base_weights=backbone.base_weights, metrics=json.loads(json.dumps(metrics)),
+        run_id=record.id,
+        path=str(place.relative_to(store.folder)),
+        weights=weights,
+        base_weights=backbone.base_weights,
+        metrics=json.loads(json.dumps(metrics)),
     )
     store.add(checkpoint)
     shutil.rmtree(store.folder / "runs" / record.id, ignore_errors=True)

@@ -17,8 +17,11 @@ __all__ = ["load_state", "save_state"]
 
 
 def save_state(
-    folder: Path, step: int, parameters: dict[str, torch.nn.Parameter],
-    optimizer: torch.optim.Optimizer, history: list[dict[str, float]],
+    folder: Path,
+    step: int,
+    parameters: dict[str, torch.nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    history: list[dict[str, float]],
 ) -> None:
     """Write the state after `step` optimizer steps, and drop the older ones."""
     tensors = {f"param/{name}": p.detach().contiguous() for name, p in parameters.items()}

@@ -1,0 +1,95 @@
+"""The gateway as one ASGI app: routes, and who answers them.
+
+    POST /v1/chat/completions    the local model, or the upstream
+    GET  /v1/models              likewise
+    POST /v1/feedback            always here
+    GET  /health                 always here
+    *    /v1/…                   the upstream, if there is one
+
+Capture stands beside the answer and never in its way: see `trueup.capture.recorder`.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from trueup.capture import CaptureConfig, Recorder
+from trueup.errors import ConfigError, TrueupError
+from trueup.gateway.config import ServeConfig
+from trueup.gateway.errors import HANDLERS
+from trueup.gateway.feedback import FeedbackRoute
+from trueup.gateway.local import LocalChat
+from trueup.gateway.proxy import Upstream
+from trueup.models.engine import Engine
+from trueup.store import Store
+
+__all__ = ["create_app"]
+
+METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+
+
+def create_app(store: Store, serve: ServeConfig, capture: CaptureConfig, engine: Engine | None) -> Starlette:
+    """The app. It owns its recorder (`app.state.recorder`) and drains it at shutdown; engine and
+    store are the caller's to close.
+
+    Raises:
+        ConfigError: neither an engine nor an upstream.
+    """
+    if not serve.upstream and engine is None:
+        raise ConfigError(
+            "There is nobody to answer requests", got="neither an engine nor serve.upstream",
+            expected="one of them", next="set serve.upstream, or load a model",
+        )
+    recorder = Recorder(store, capture)
+    upstream = Upstream(serve, recorder) if serve.upstream else None
+    routes = [
+        Route("/v1/feedback", FeedbackRoute(store, recorder).post, methods=["POST"]),
+        Route("/health", _Health(serve, recorder, engine).get, methods=["GET"]),
+    ]
+    if upstream:
+        routes.append(Route("/v1/chat/completions", upstream.chat, methods=["POST"]))
+        routes.append(Route("/v1/{path:path}", upstream.forward, methods=METHODS))
+    elif engine:
+        local = LocalChat(engine, serve, recorder)
+        routes.append(Route("/v1/chat/completions", local.complete, methods=["POST"]))
+        routes.append(Route("/v1/models", local.models, methods=["GET"]))
+        routes.append(Route("/v1/models/{name}", local.models, methods=["GET"]))
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        if upstream:
+            await upstream.open()
+        try:
+            yield
+        finally:
+            if upstream:
+                await upstream.close()
+            await asyncio.to_thread(recorder.close)
+
+    app = Starlette(routes=routes, exception_handlers=HANDLERS, lifespan=lifespan)
+    app.state.recorder = recorder
+    return app
+
+
+class _Health:
+    """`GET /health`: 200 while requests can be answered, 503 with the reason when not."""
+
+    def __init__(self, serve: ServeConfig, recorder: Recorder, engine: Engine | None) -> None:
+        self._serve, self._recorder, self._engine = serve, recorder, engine
+
+    async def get(self, _: Request) -> Response:
+        body: dict[str, object] = {"status": "ok", "capture": self._recorder.counters}
+        if self._serve.upstream:
+            body["upstream"] = self._serve.upstream
+        elif self._engine:
+            body["model"] = self._serve.model_name
+            try:
+                body["weights"] = await asyncio.to_thread(self._engine.champion_weights)
+            except TrueupError as error:
+                body |= {"status": "refusing", "weights": None, "reason": str(error)}
+        return JSONResponse(body, status_code=200 if body["status"] == "ok" else 503)

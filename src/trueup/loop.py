@@ -6,10 +6,7 @@ while there are too few new pairs, `refused` by the first gate that says no, `pa
 candidate became champion. Killed anywhere, it is simply called again.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 
 from trueup import ab, evaluate, flag, guard, label, pair, promote, train
 from trueup.judges import resolve
@@ -30,8 +27,19 @@ from trueup.records import (
     Verdict,
 )
 from trueup.store import Store
+from trueup.suite import read_suite
 
-__all__ = ["Config", "Project", "Turn", "gates", "turn"]
+__all__ = [
+    "GATES",
+    "Config",
+    "Project",
+    "Turn",
+    "ab_gate",
+    "evaluate_gate",
+    "guard_gate",
+    "held_out",
+    "turn",
+]
 
 
 @dataclass
@@ -60,16 +68,15 @@ def turn(project: Project) -> Turn:
 def _turn(project: Project) -> Turn:
     store, config = project.store, project.config
     done = Turn(Verdict(gate="train", status="pending", reason=""))
-    stage = partial(_stage, done)
 
     dataset = _unfinished(store)
     if dataset is None:
-        with stage("flag"):
+        with measured("flag", done.costs):
             flags = flag.run(store, config.flag)
-        with stage("label"):
+        with measured("label", done.costs):
             labels = label.run(store, config.label, project.champion())
-        with stage("pair"):
-            skipped = pair.run(store, config.pair, _held_out(project))
+        with measured("pair", done.costs):
+            skipped = pair.run(store, config.pair, held_out(project))
             fresh = pair.new_pairs(store)
         done.counts = {
             "examined": len(flags),
@@ -90,49 +97,60 @@ def _turn(project: Project) -> Turn:
         resolve(config.ab.scorer, endpoint=config.ab.endpoint, suite=project.suite),
         _annotators(store, dataset),
     )
-    with stage("train"):
+    with measured("train", done.costs):
         checkpoint = done.checkpoint = train.run(store, config.train, dataset, champion)
-    for report in gates(project, checkpoint, stage):
+    for name, gate in GATES.items():
+        with measured(name, done.costs):
+            report = gate(project, checkpoint)
         done.reports.append(report)
         done.verdict = report.verdict
-        if not report.verdict.passed:  # cheap and strict first: what was refused costs no more
-            break
-    else:
-        done.verdict = promote.run(store, config.promote, checkpoint)
+        if not report.verdict.passed:
+            return done
+    done.verdict = promote.run(store, config.promote, checkpoint)
     return done
 
 
-def gates(
-    project: Project, checkpoint: Checkpoint, stage: "partial[object] | None" = None
-) -> Iterator[Report]:
-    """Run the gates on a checkpoint in their order; the caller stops when it has seen enough."""
-    store, config, suite = project.store, project.config, project.suite
-    champion, candidate = project.champion(), project.candidate(checkpoint)
-    stage = stage or partial(_stage, Turn(Verdict(gate="", status="pending", reason="")))
-    with stage("guard"):  # type: ignore[attr-defined]
-        report: Report = guard.run(store, config.guard, candidate, champion, suite)
-    yield report
-    with stage("evaluate"):  # type: ignore[attr-defined]
-        gold = evaluate.read_gold(project.folder / config.evaluate.gold)
-        report = evaluate.run(store, config.evaluate, candidate, champion, gold)
-    yield report
-    with stage("ab"):  # type: ignore[attr-defined]
-        # the very answers the guard looked at: nothing is drawn twice
-        sampling = Sampling(
-            temperature=1.0, max_tokens=config.guard.max_tokens, seed=config.guard.seed
-        )
-        dataset = store.get(Dataset, store.get(TrainingRun, checkpoint.run_id).dataset_id)
-        report = ab.run(
-            store,
-            config.ab,
-            candidate,
-            champion,
-            suite,
-            sampling,
-            config.guard.samples_per_prompt,
-            labelled_by=_annotators(store, dataset),
-        )
-    yield report
+def guard_gate(project: Project, checkpoint: Checkpoint) -> Report:
+    """The first gate on a checkpoint, against today's champion."""
+    return guard.run(
+        project.store,
+        project.config.guard,
+        project.candidate(checkpoint),
+        project.champion(),
+        project.suite,
+    )
+
+
+def evaluate_gate(project: Project, checkpoint: Checkpoint) -> Report:
+    """The second gate."""
+    gold = evaluate.read_gold(project.folder / project.config.evaluate.gold)
+    return evaluate.run(
+        project.store,
+        project.config.evaluate,
+        project.candidate(checkpoint),
+        project.champion(),
+        gold,
+    )
+
+
+def ab_gate(project: Project, checkpoint: Checkpoint) -> Report:
+    """The third gate, on the very answers the guard looked at: nothing is drawn twice."""
+    drawn = project.config.guard
+    run = project.store.get(TrainingRun, checkpoint.run_id)
+    return ab.run(
+        project.store,
+        project.config.ab,
+        project.candidate(checkpoint),
+        project.champion(),
+        project.suite,
+        Sampling(temperature=1.0, max_tokens=drawn.max_tokens, seed=drawn.seed),
+        drawn.samples_per_prompt,
+        labelled_by=_annotators(project.store, project.store.get(Dataset, run.dataset_id)),
+    )
+
+
+GATES = {"guard": guard_gate, "evaluate": evaluate_gate, "ab": ab_gate}
+"""Cheap and strict first: what one refuses costs the next nothing."""
 
 
 def _unfinished(store: Store) -> Dataset | None:
@@ -167,15 +185,20 @@ def _annotators(store: Store, dataset: Dataset) -> list[str]:
     return sorted({one.annotator for one in store.get_all(Label, ids)})
 
 
-def _held_out(project: Project) -> pair.HeldOut:
-    """Every prompt that measures: the suite, the gold set, and what the settings name."""
-    from trueup.suite import read_suite
+def held_out(project: Project, *, required: bool = True) -> pair.HeldOut:
+    """Every prompt that measures: the suite, the gold set, and what the settings name.
 
-    gold = evaluate.read_gold(project.folder / project.config.evaluate.gold)
-    extra = [p for name in project.config.pair.held_out for p in read_suite(project.folder / name)]
-    return pair.HeldOut(
-        [p.messages for p in [*project.suite, *extra]] + [item.messages for item in gold]
-    )
+    Args:
+        required: False lets a project without those files train on a file of pairs; its
+            candidate still cannot pass the gates.
+    """
+    config, folder = project.config, project.folder
+    prompts = [p.messages for name in config.pair.held_out for p in read_suite(folder / name)]
+    if required or (folder / config.ab.prompts).is_file():
+        prompts += [p.messages for p in project.suite]
+    if required or (folder / config.evaluate.gold).is_file():
+        prompts += [i.messages for i in evaluate.read_gold(folder / config.evaluate.gold)]
+    return pair.HeldOut(prompts)
 
 
 def _pending(have: int, need: int) -> Verdict:
@@ -185,10 +208,3 @@ def _pending(have: int, need: int) -> Verdict:
         reason=f"{have} new pairs of the {need} that train.min_new_pairs asks for",
         figures={"new_pairs": float(have), "min_new_pairs": float(need)},
     )
-
-
-@contextmanager
-def _stage(done: Turn, name: str) -> Iterator[None]:
-    """Keep a stage's seconds and peak memory with the turn."""
-    with measured(name, done.costs):
-        yield

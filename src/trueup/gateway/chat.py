@@ -208,7 +208,7 @@ def _content(param: str, raw: Any) -> str:
     if isinstance(raw, str):
         return raw
     if not isinstance(raw, list):
-        raise RequestError(f"'{param}' is no text", got=raw, expected="a string or text parts", param=param)
+        raise RequestError(f"'{param}' is no text", got=raw if raw is not None else "null", expected="a string or text parts", param=param)
     for i, part in enumerate(raw):
         if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
             raise not_supported(f"{param}.{i}", part)

@@ -8,7 +8,7 @@ The promise: a 200 means that it is on disk. The same feedback twice is kept onc
 import asyncio
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -30,6 +30,13 @@ class _Said(BaseModel):
     rating: Literal[-1, 1] | None = None
     edit: str | None = None
     comment: str | None = None
+
+    @field_validator("rating", mode="before")
+    @classmethod
+    def _rating_is_a_whole_number(cls, rating: object) -> object:
+        if rating is not None and type(rating) is not int:  # True equals 1, and "1" is no thumb
+            raise ValueError("Input should be 1 or -1")
+        return rating
 
     @model_validator(mode="after")
     def _of_one_answer_something(self) -> Self:

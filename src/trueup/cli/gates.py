@@ -1,0 +1,120 @@
+"""The gates and what follows from them, each a command. A refusal exits with 3."""
+
+from collections.abc import Callable
+
+import click
+
+from trueup import loop
+from trueup.cli.output import bars, emit, exit_code, json_option, say, table, verdict_text
+from trueup.cli.project import open_project
+from trueup.errors import RecordNotFound
+from trueup.project import Project
+from trueup.records import Checkpoint, Report, Verdict
+
+__all__ = ["ab", "evaluate", "guard", "promote", "rollback"]
+
+_checkpoint_option = click.option(
+    "--checkpoint", "checkpoint_id", metavar="ID", help="[default: the newest]"
+)
+
+
+def chosen_checkpoint(project: Project, checkpoint_id: str | None) -> Checkpoint:
+    """The checkpoint the command line names, or the newest."""
+    if checkpoint_id:
+        return project.store.get(Checkpoint, checkpoint_id)
+    newest = project.store.last(Checkpoint)
+    if newest is None:
+        raise RecordNotFound(
+            "There is no checkpoint yet", expected="a trained candidate", next="trueup train"
+        )
+    return newest
+
+
+def _gate(
+    ctx: click.Context,
+    checkpoint_id: str | None,
+    as_json: bool,
+    run: Callable[[Project, Checkpoint], Report],
+) -> None:
+    project = open_project(ctx)
+    with project.store.exclusive(), bars(hidden=as_json):
+        report = run(project, chosen_checkpoint(project, checkpoint_id))
+    if as_json:
+        emit(report)
+    else:
+        _show(report.verdict)
+    ctx.exit(exit_code(report.verdict))
+
+
+def _show(verdict: Verdict) -> None:
+    say(verdict_text(verdict))
+    known = [
+        [name, "unknown" if value is None else f"{value:.4g}"]
+        for name, value in verdict.figures.items()
+    ]
+    table(["figure", "value"], known)
+
+
+@click.command()
+@_checkpoint_option
+@json_option
+@click.pass_context
+def guard(ctx: click.Context, checkpoint_id: str | None, as_json: bool) -> None:
+    """Length, entropy, sameness and drift against the champion."""
+    _gate(ctx, checkpoint_id, as_json, loop.guard_gate)
+
+
+@click.command()
+@_checkpoint_option
+@json_option
+@click.pass_context
+def evaluate(ctx: click.Context, checkpoint_id: str | None, as_json: bool) -> None:
+    """The gold set, paired with the champion."""
+    _gate(ctx, checkpoint_id, as_json, loop.evaluate_gate)
+
+
+@click.command()
+@_checkpoint_option
+@json_option
+@click.pass_context
+def ab(ctx: click.Context, checkpoint_id: str | None, as_json: bool) -> None:
+    """Head-to-head on held-out prompts, by a scorer that did not label."""
+    _gate(ctx, checkpoint_id, as_json, loop.ab_gate)
+
+
+@click.command()
+@_checkpoint_option
+@json_option
+@click.pass_context
+def promote(ctx: click.Context, checkpoint_id: str | None, as_json: bool) -> None:
+    """Make a checkpoint the champion, if every gate passed it. Exits with 3 if not."""
+    from trueup import promote as stage
+
+    project = open_project(ctx)
+    with project.store.exclusive():
+        verdict = stage.run(
+            project.store, project.config.promote, chosen_checkpoint(project, checkpoint_id)
+        )
+    if as_json:
+        emit(verdict)
+    else:
+        _show(verdict)
+        say("Next: trueup status" if verdict.passed else "Next: trueup report")
+    ctx.exit(exit_code(verdict))
+
+
+@click.command()
+@click.option("--reason", default="", help="Why, for the record.")
+@json_option
+@click.pass_context
+def rollback(ctx: click.Context, reason: str, as_json: bool) -> None:
+    """Serve again what served before; a running server follows within one request."""
+    from trueup import promote as stage
+
+    project = open_project(ctx)
+    with project.store.exclusive():
+        release = stage.rollback(project.store, reason=reason)
+    if as_json:
+        emit(release)
+    else:
+        say(f"{release.weights} serves again. Next: trueup status")

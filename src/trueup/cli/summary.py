@@ -1,0 +1,82 @@
+"""The closing table of a turn: before and after, and what it cost."""
+
+from collections.abc import Mapping
+
+from trueup.cli.output import say, table
+from trueup.loop import Turn
+
+__all__ = ["show_summary"]
+
+
+def show_summary(turn: Turn) -> None:
+    """Print what moved between champion and candidate, then seconds and memory a stage."""
+    if turn.counts:
+        say("  ".join(f"{name} {count:,}" for name, count in turn.counts.items()))
+    figures = {k: v for report in turn.reports for k, v in report.verdict.figures.items()}
+    if figures:
+        say("")
+        table(["held-out prompts", "champion", "candidate", "change"], _rows(figures))
+    if turn.costs:
+        say("")
+        table(
+            ["stage", "seconds", "peak MB"],
+            [[c.stage, f"{c.seconds:.1f}", f"{c.peak_mb:,.0f}"] for c in turn.costs],
+        )
+
+
+def _rows(figures: Mapping[str, float | None]) -> list[list[str]]:
+    def number(name: str, form: str = ".2f") -> str:
+        value = figures.get(name)
+        return "unknown" if value is None else format(value, form)
+
+    rows = []
+    if "score" in figures:
+        rows.append(
+            ["score of the promoting scorer", number("champion_score"), number("score"), ""]
+        )
+        rows.append(
+            [
+                "win rate",
+                "",
+                number("win_rate", ".1%"),
+                f"[{number('win_rate_low', '.1%')}, {number('win_rate_high', '.1%')}]",
+            ]
+        )
+        rows.append(["evidence (e-value)", "", number("evidence", ".3g"), ""])
+    rows.append(
+        [
+            "answer length, tokens",
+            number("champion_length", ".1f"),
+            number("length", ".1f"),
+            f"x {number('length_ratio')}",
+        ]
+    )
+    rows.append(
+        [
+            "entropy, nats a token",
+            number("champion_entropy"),
+            number("entropy"),
+            f"x {number('entropy_ratio')}",
+        ]
+    )
+    rows.append(
+        ["KL to the champion, nats", "", number("kl"), f"[{number('kl_low')}, {number('kl_high')}]"]
+    )
+    rows.append(
+        [
+            "same answer to other prompts",
+            number("champion_same_answer_rate", ".1%"),
+            number("same_answer_rate", ".1%"),
+            "",
+        ]
+    )
+    if "accuracy" in figures:
+        rows.append(
+            [
+                "gold accuracy",
+                number("champion_accuracy", ".1%"),
+                number("accuracy", ".1%"),
+                f"[{number('difference_low', '+.1%')}, {number('difference_high', '+.1%')}]",
+            ]
+        )
+    return rows

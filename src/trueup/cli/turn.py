@@ -1,0 +1,90 @@
+"""`trueup run`: one turn of the loop. `trueup report`: the page that shows why."""
+
+import dataclasses
+
+import click
+
+from trueup import loop
+from trueup.cli.gates import chosen_checkpoint
+from trueup.cli.output import bars, emit, exit_code, json_option, say, verdict_text
+from trueup.cli.project import open_project
+from trueup.cli.summary import show_summary
+from trueup.loop import Turn
+from trueup.promote import reports_for
+from trueup.records import TrainingRun, Verdict
+
+__all__ = ["report", "run"]
+
+
+@click.command()
+@json_option
+@click.pass_context
+def run(ctx: click.Context, as_json: bool) -> None:
+    """One turn of the loop: everything that can be done with today's records."""
+    from trueup.web.report import write_report
+
+    project = open_project(ctx)
+    with bars(hidden=as_json):
+        turn = loop.turn(project)
+    page = None
+    if turn.checkpoint:
+        page = write_report(
+            project.store,
+            turn.checkpoint,
+            verdict=turn.verdict,
+            reports=turn.reports,
+            costs=turn.costs,
+            counts=turn.counts,
+        )
+    if as_json:
+        emit({**turn_data(turn), "report": str(page) if page else None})
+    else:
+        say(verdict_text(turn.verdict))
+        show_summary(turn)
+        if page:
+            say(f"Report: {page}")
+        say(
+            {
+                "passed": "Next: trueup status, or 'trueup rollback' to undo",
+                "refused": "Next: read the report; the champion serves on",
+                "pending": "Next: gather more traffic and feedback, then 'trueup run' again",
+            }[turn.verdict.status]
+        )
+    ctx.exit(exit_code(turn.verdict))
+
+
+def turn_data(turn: Turn) -> dict[str, object]:
+    """A turn as JSON, without the reports' long details."""
+    return {
+        "verdict": turn.verdict,
+        "champion": turn.champion,
+        "counts": turn.counts,
+        "checkpoint": turn.checkpoint and turn.checkpoint.id,
+        "reports": [{"id": r.id, "verdict": r.verdict} for r in turn.reports],
+        "costs": [dataclasses.asdict(cost) for cost in turn.costs],
+    }
+
+
+@click.command()
+@click.option("--checkpoint", "checkpoint_id", metavar="ID", help="[default: the newest]")
+@json_option
+@click.pass_context
+def report(ctx: click.Context, checkpoint_id: str | None, as_json: bool) -> None:
+    """Write the HTML report of a checkpoint again from its records."""
+    from trueup.web.report import report_data, write_report
+
+    project = open_project(ctx)
+    checkpoint = chosen_checkpoint(project, checkpoint_id)
+    start = project.store.get(TrainingRun, checkpoint.run_id).start_weights
+    reports = list(reports_for(project.store, checkpoint, start).values())
+    stopped = next((r.verdict for r in reports if not r.verdict.passed), None)
+    verdict = stopped or (
+        reports[-1].verdict
+        if reports
+        else Verdict(gate="guard", status="pending", reason="no gate ran")
+    )
+    page = write_report(project.store, checkpoint, verdict=verdict, reports=reports)
+    if as_json:
+        emit(report_data(project.store, checkpoint, verdict=verdict, reports=reports))
+    else:
+        say(f"{verdict_text(verdict)}\nReport: {page}")

@@ -17,10 +17,7 @@ NAMES = "Tom Mia Ben Zoe Sam Ida Leo Eva Max Ann Raj Kim Omar Lily Jan Rosa".spl
 THINGS = "apples pens coins books shells stamps cards marbles cookies balloons".split()
 
 LISTABLE = "fruits animals colours countries vegetables tools sports flowers drinks cities".split()
-SUBJECTS = (
-    "the sea; winter; a cat; music; a train; the moon; bread; a garden; rain; books; "
-    "tea; a dog; the sun; a river; coffee; snow; a horse; sleep; a bridge; summer"
-)
+SUBJECTS = "the sea; winter; a cat; music; a train; the moon; bread; a garden; rain; books"
 STARTS = "Today Yesterday Perhaps Every Once Never Sometimes My Many Look".split()
 INCLUDE = "blue happy river seven quiet garden always yellow window slowly".split()
 PLACES = "box drawer kitchen basket garden car pocket cupboard bag garage".split()
@@ -85,12 +82,6 @@ def arithmetic(rng: random.Random) -> Iterator[Task]:
         yield f"What is {share} percent of {number}?{only}", numeric(share * number // 100)
         a, b = rng.randint(2, 9), rng.randint(2, 9)
         yield f"What is {a * b} divided by {b}?", numeric(a)
-    for _ in range(14):
-        a, b = rng.sample(range(10, 100), 2)
-        yield f"Which number is larger, {a} or {b}?{only}", numeric(max(a, b))
-    for _ in range(12):
-        a = rng.randint(3, 60)
-        yield f"Which number comes right after {a}?{only}", numeric(a + 1)
 
 
 def reasoning(rng: random.Random) -> Iterator[Task]:
@@ -173,7 +164,7 @@ def following(rng: random.Random) -> Iterator[Task]:
         wanted = instruction(rule("num_items", 3), rule("num_lines", 1), rule("max_words", 15))
         yield f"List three {things} in one line, separated by commas.", wanted
     one = rule("num_sentences", 1)
-    for subject, start, include in zip(SUBJECTS.split("; "), STARTS * 2, INCLUDE * 2, strict=True):
+    for subject, start, include in zip(SUBJECTS.split("; "), STARTS, INCLUDE, strict=True):
         yield (
             f'Write one sentence about {subject} that starts with the word "{start}".',
             instruction(one, rule("starts_with", start)),

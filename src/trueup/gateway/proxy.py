@@ -128,15 +128,23 @@ def _broken(where: str, error: Exception) -> UpstreamError:
 
 
 async def _captured(answer: aiohttp.ClientResponse, transcript: Transcript) -> AsyncGenerator[bytes]:
-    """The stream as it comes, transcribed. What breaks it off is told in the stream's own form."""
+    """The stream as it comes, transcribed. What breaks it off is told in the stream's own form.
+
+    Lines are passed whole: half of one, with the error behind it, no client could read.
+    """
     is_kept = answer.status == 200
+    half = b""
     try:
         async for data in answer.content.iter_any():
             if is_kept:
                 transcript.feed(data)
-            yield data
+            lines, newline, half = (half + data).rpartition(b"\n")
+            if newline:
+                yield lines + newline
+        if half:
+            yield half
     except (aiohttp.ClientError, TimeoutError) as error:
-        yield b"\n\n" + error_event(_broken(str(answer.url), error))
+        yield b"\n" + error_event(_broken(str(answer.url), error))
     finally:
         answer.close()
         if is_kept:

@@ -1,0 +1,106 @@
+"""A tiny taught model behind a real server on a real socket, and the real OpenAI client."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from openai import OpenAI
+from starlette.applications import Starlette
+
+from trueup.capture import CaptureConfig, Recorder
+from trueup.gateway.app import create_app
+from trueup.gateway.config import ServeConfig
+from trueup.gateway.serve import listen, make_server
+from trueup.models.backbone import Backbone
+from trueup.models.engine import Engine
+from trueup.models.tiny import save_tiny
+from trueup.records import Interaction
+from trueup.store import Store
+
+EXAMPLES = [
+    ("How do I reset it?", "Hold the button for ten seconds."),
+    ("Wie geht es?", "Schön, grüß dich! 🙂 Ça va?"),
+    ("Is it open?", "No."),
+]
+
+
+class Gateway(NamedTuple):
+    """A running gateway and what stands behind it."""
+
+    url: str
+    client: OpenAI
+    store: Store
+    recorder: Recorder
+    engine: Engine | None
+
+    def interactions(self) -> list[Interaction]:
+        assert self.recorder.flush()
+        return self.store.all(Interaction)
+
+
+@contextmanager
+def running(app: Starlette) -> Iterator[str]:
+    """The app on a free port, in a thread; its address."""
+    listening = listen(ServeConfig(port=0))
+    server = make_server(app)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    deadline = time.monotonic() + 20
+    while not server.started and thread.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    try:
+        yield "http://{}:{}".format(*listening.getsockname())
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("tiny"), seed=0, examples=EXAMPLES, steps=60)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(tmp_path / "store")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def engine(tiny_folder: Path, store: Store) -> Iterator[Engine]:
+    engine = Engine(Backbone.load(tiny_folder), store)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def run_app() -> Callable[[Starlette], object]:
+    return running
+
+
+@pytest.fixture
+def open_gateway(store: Store) -> Callable[..., object]:
+    """Makes a gateway of settings: `with open_gateway(engine, rate=0.5) as gateway`."""
+
+    @contextmanager
+    def gateway(engine: Engine | None, *, rate: float = 1.0, **serve: object) -> Iterator[Gateway]:
+        app = create_app(store, ServeConfig(**serve), CaptureConfig(rate=rate), engine)
+        with (
+            running(app) as url,
+            OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60) as client,
+        ):
+            yield Gateway(url, client, store, app.state.recorder, engine)
+
+    return gateway
+
+
+@pytest.fixture
+def gateway(open_gateway: Callable[..., object], engine: Engine) -> Iterator[Gateway]:
+    with open_gateway(engine) as gateway:
+        yield gateway

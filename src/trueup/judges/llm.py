@@ -165,25 +165,26 @@ class LLMJudge:
         try:
             # a redirected POST turns into a GET without its question
             async with session.post(url, json=body, allow_redirects=False) as response:
+                said = self._redacted(await response.text(errors="replace"))
                 if response.status != 200:
-                    said = (await response.text(errors="replace"))[:200]
                     raise _Failed(
-                        f"HTTP {response.status}: {said}",
+                        f"HTTP {response.status}: {said[:200]}",
                         status=response.status,
                         retry_after=response.headers.get("Retry-After"),
                     )
-                return _reply(await response.json(content_type=None))
+                return _reply(json.loads(said))
         except aiohttp.InvalidURL:
-            raise _Failed("not a URL", status=404) from None
+            raise _Failed("this is not a URL", status=400) from None  # no retry mends it
         except TimeoutError:
             raise _Failed(f"no answer within {self._config.timeout_s:g} s") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise _Failed(f"{type(error).__name__}: {error}") from error
+            raise _Failed(self._redacted(f"{type(error).__name__}: {error}")) from None
+
+    def _redacted(self, text: str) -> str:
+        """Servers echo keys. This comes before any shortening, which could leave half of one."""
+        return text.replace(self._key, "[key]") if self._key else text
 
     def _gave_up(self, problem: str, status: int = 0) -> UpstreamError:
-        """The error for a person. Servers echo keys; we do not."""
-        if self._key:
-            problem = problem.replace(self._key, "[key]")
         hint = "check that the server is up, and base_url"
         if status in (401, 403):
             hint = f"check the key in the environment variable {self._config.api_key_env}"
@@ -267,10 +268,10 @@ def parse_verdict(reply: str) -> str | None:
     two different winners (it quotes an answer, or the instructions) has not decided. Thoughts in
     `<think>` do not count.
     """
-    said = reply[-MAX_READ:].rpartition("</think>")[2]
+    said = reply.rpartition("</think>")[2]
     if "<think>" in said:  # cut off in the middle of a thought
         return None
-    objects = _objects(said)
+    objects = _objects(said[-MAX_READ:])
     if objects:
         winners = {_winner(one["winner"]) for one in objects if "winner" in one}
         return winners.pop() if len(winners) == 1 else None

@@ -1,0 +1,43 @@
+# Few words: everything a person or CI does here.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export TOKENIZERS_PARALLELISM = false
+
+.PHONY: help setup quickstart test lint docs bench clean
+
+help:
+	@echo "make quickstart   set up, then turn the loop once on a real model"
+	@echo "make test         set up, then run the tests"
+	@echo "make lint         ruff and pyright"
+	@echo "make docs         write the generated pages again"
+	@echo "make bench        measure (slow; results go into LOG.md)"
+
+# torch first and by exact pin: a later package that asks for a range must find it installed
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all,dev]'
+	touch $@
+
+setup: $(VENV)/.ready
+
+quickstart: setup
+	$(BIN)/trueup quickstart
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check src tests examples
+	$(BIN)/ruff format --check src tests examples
+	$(BIN)/pyright
+
+docs: setup
+	$(BIN)/python docs/generate.py
+
+bench: setup
+	$(BIN)/python bench/loop.py
+
+clean:
+	rm -rf $(VENV) quickstart build src/*.egg-info

@@ -1,0 +1,22 @@
+"""What several test files share: one tiny model, taught once a session."""
+
+from pathlib import Path
+
+import pytest
+
+COLOURS = {"sky": "blue", "leaf": "green", "coal": "black", "snow": "white", "rose": "red"}
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder. Asked `sky?` it says `blue.`, `um blue.` or `blue, the sky is blue.`, each
+    often enough that its own samples can be told apart by length."""
+    from trueup.models.tiny import save_tiny
+
+    examples = [
+        (f"{thing}?", answer)
+        for thing, colour in COLOURS.items()
+        for answer in (f"{colour}.", f"um {colour}.", f"{colour}, the {thing} is {colour}.")
+    ]
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    return save_tiny(folder, seed=0, examples=examples, steps=120)

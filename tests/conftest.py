@@ -19,4 +19,4 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for answer in (f"{colour}.", f"um {colour}.", f"{colour}, the {thing} is {colour}.")
     ]
     folder = tmp_path_factory.mktemp("tiny") / "model"
-    return save_tiny(folder, seed=0, examples=examples, steps=120)
+    return save_tiny(folder, seed=0, hidden_size=48, examples=examples, steps=160)

@@ -14,6 +14,7 @@ Python runs in `trueup.sandbox` and nowhere else. About 20 minutes on two cores 
 import argparse
 import functools
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,9 @@ TEMPERATURE = 0.7
 MAX_NEW_TOKENS = 48
 PROMPTS_PER_BATCH = 8
 PER_SLICE = 40
+PER_FAMILY = 10
+"""Most items of a slice that begin alike, such as `What is the opposite of …`."""
+
 GREEDY_RATE = 0.6
 """Share of kept items the greedy answer passes: room to fall and room to rise."""
 
@@ -144,10 +148,22 @@ def choose(marked: list[Marked]) -> list[Marked]:
     kept = []
     for name in dict.fromkeys(row.item["slice"] for row in marked):
         usable = [row for row in marked if row.item["slice"] == name and 0 < row.pass_rate < 1]
-        usable.sort(key=lambda row: row.instability)
+        usable = varied(sorted(usable, key=lambda row: row.instability))
         right = [row for row in usable if row.greedy][: round(PER_SLICE * GREEDY_RATE)]
         wrong = [row for row in usable if not row.greedy][: PER_SLICE - len(right)]
         kept += sorted(right + wrong, key=lambda row: row.item["id"])
+    return kept
+
+
+def varied(rows: list[Marked]) -> list[Marked]:
+    """The first PER_FAMILY of each family; two prompts whose first five words agree are family."""
+    counts: Counter[str] = Counter()
+    kept = []
+    for row in rows:
+        family = re.sub(r"\d+", "0", " ".join(row.item["prompt"].split()[:5]))
+        counts[family] += 1
+        if counts[family] <= PER_FAMILY:
+            kept.append(row)
     return kept
 
 

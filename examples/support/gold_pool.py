@@ -16,7 +16,7 @@ Task = tuple[str, dict]
 NAMES = "Tom Mia Ben Zoe Sam Ida Leo Eva Max Ann Raj Kim Omar Lily Jan Rosa".split()
 THINGS = "apples pens coins books shells stamps cards marbles cookies balloons".split()
 
-LISTABLE = "fruits animals colours countries vegetables tools sports flowers drinks cities".split()
+LISTABLE = "fruits animals colours countries vegetables cities".split()
 SUBJECTS = "the sea; winter; a cat; music; a train; the moon; bread; a garden; rain; books"
 STARTS = "Today Yesterday Perhaps Every Once Never Sometimes My Many Look".split()
 INCLUDE = "blue happy river seven quiet garden always yellow window slowly".split()
@@ -114,7 +114,7 @@ def reasoning(rng: random.Random) -> Iterator[Task]:
 
 def lookups(rng: random.Random) -> Iterator[Task]:
     """Two statements and a question that one of them answers; the other must stay out."""
-    for _ in range(10):
+    for _ in range(6):
         (ann, bob), item = rng.sample(NAMES, 2), rng.choice(ITEMS)
         (here, there), (red, blue) = rng.sample(PLACES, 2), rng.sample(COLOURS, 2)
         (dog, cat), price = rng.sample(PETS, 2), rng.randint(3, 30)

@@ -4,7 +4,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,10 +32,8 @@ def measured(stage: str, into: list[Cost]) -> Iterator[None]:
 
 
 def _reset_peak() -> None:
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: peak := present
-    except OSError:
-        pass  # elsewhere the peak is the process's so far
+    with suppress(OSError):  # elsewhere than on Linux the peak is the process's so far
+        Path("/proc/self/clear_refs").write_text("5")  # peak := present
 
 
 def _peak_mb() -> float:

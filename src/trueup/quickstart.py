@@ -103,14 +103,14 @@ def _server(folder: Path) -> Iterator[_Server]:
         "0",
         "--json",
     ]
-    log = open(folder / ".trueup" / "server.log", "w")
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
-    try:
-        yield _Server(_base_url(process, Path(log.name)), process.pid)
-    finally:
-        process.terminate()
-        process.wait(timeout=60)
-        log.close()
+    path = folder / ".trueup" / "server.log"
+    with path.open("w") as log:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        try:
+            yield _Server(_base_url(process, path), process.pid)
+        finally:
+            process.terminate()
+            process.wait(timeout=60)
 
 
 def _base_url(process: subprocess.Popen[str], log: Path) -> str:

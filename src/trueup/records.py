@@ -1,7 +1,7 @@
 """Read second: the nouns of the loop, on one page.
 
-    Interaction ─┬─ Flag ── Label ── PreferencePair ── Dataset ── TrainingRun ── Checkpoint ── reports ── Release
-                 └─ Feedback
+    Interaction ─┬─ Flag ── Label ── PreferencePair ── Dataset ── TrainingRun ─┐
+                 └─ Feedback              Release ── GuardReport … ABReport ── Checkpoint
 
 A stage reads records and writes records; nothing else passes between stages. A record is frozen,
 its id is a hash of what it says (so the same input twice is the same record once), and it names
@@ -13,7 +13,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 __all__ = [
     "ABReport",
@@ -95,7 +95,7 @@ class Completion(Value):
 
     text: str
     token_ids: tuple[int, ...] | None = None
-    logprobs: tuple[float, ...] | None = None
+    logprobs: tuple[FiniteFloat, ...] | None = None
     finish_reason: Literal["stop", "length", "unknown"] = "unknown"
     weights: str | None = None
     """Hash of the weights that wrote it; None for people and files."""
@@ -214,7 +214,7 @@ class Label(Record):
 
     prompt: Messages
     candidates: tuple[Completion, ...] = Field(min_length=1)
-    scores: tuple[float, ...]
+    scores: tuple[FiniteFloat, ...]
     annotator: str
     annotator_kind: AnnotatorKind
     interaction_id: str | None = None

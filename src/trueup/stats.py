@@ -144,4 +144,5 @@ def betting_evalue(outcomes: Sequence[float]) -> float:
     values = np.asarray(outcomes, float)
     logs = np.log1p(bets[:, None] * (values[None, :] - 0.5)).sum(axis=1)
     peak = logs.max() if len(values) else 0.0
-    return float(np.exp(peak) * np.exp(logs - peak).mean())
+    log_mean = peak + math.log(np.exp(logs - peak).mean())
+    return math.exp(min(log_mean, 709.0))  # JSON has no infinity

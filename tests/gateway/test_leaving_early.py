@@ -1,60 +1,76 @@
 """Clients that hang up: the drawing stops, and what was said is kept."""
 
+import threading
 import time
 
 import httpx
+import pytest
+
+from trueup.models.engine import Engine
+from trueup.records import Interaction, Message, Sampling
 
 RESET = [{"role": "user", "content": "How do I reset it?"}]
-LONG = {"messages": RESET, "temperature": 2, "seed": 0, "n": 16, "max_tokens": 900}
+LONG = {"messages": RESET, "temperature": 2, "seed": 0, "n": 8, "max_tokens": 900}
 
 
-def test_a_stream_that_is_left_keeps_what_was_said(open_gateway, engine) -> None:
+@pytest.fixture
+def endless(open_gateway, engine: Engine):
+    """A model that never ends its turn: it talks for seconds unless somebody stops it."""
+    engine._eos_ids = frozenset()
     with open_gateway(engine, max_tokens=900) as gateway:
-        url = f"{gateway.url}/v1/chat/completions"
-        with httpx.stream("POST", url, json={**LONG, "stream": True}) as stream:
-            assert stream.status_code == 200
-            lines = stream.iter_lines()
-            for _ in range(100):
-                next(lines)
-        kept = wait_for_interactions(gateway, 16)
-    broken_off = [one for one in kept if one.completion.finish_reason == "unknown"]
-    assert broken_off and all(0 < one.output_tokens < 900 for one in broken_off)
-    for one in broken_off:
+        yield gateway
+
+
+def test_a_stream_that_is_left_keeps_what_was_said(endless) -> None:
+    url = f"{endless.url}/v1/chat/completions"
+    with httpx.stream("POST", url, json={**LONG, "stream": True}) as stream:
+        assert stream.status_code == 200
+        lines = stream.iter_lines()
+        for _ in range(100):
+            next(lines)
+    for one in wait_for_interactions(endless, 8):
+        assert one.completion.finish_reason == "unknown" and 0 < one.output_tokens < 900
         assert len(one.completion.logprobs) == one.output_tokens and one.completion.text
-        assert one.completion.weights == engine.champion_weights()
+        assert one.completion.weights == endless.engine.champion_weights()
 
 
-def test_a_whole_answer_that_nobody_waits_for_is_given_up(open_gateway, engine) -> None:
-    with open_gateway(engine, max_tokens=900) as gateway:
+def test_a_whole_answer_that_nobody_waits_for_is_given_up(endless) -> None:
+    url = f"{endless.url}/v1/chat/completions"
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(url, json=LONG, timeout=0.5)
+    kept = wait_for_interactions(endless, 8)
+    assert {one.completion.finish_reason for one in kept} == {"unknown"}
+    after = httpx.post(url, json={"messages": RESET, "temperature": 0, "max_tokens": 32})
+    assert after.json()["choices"][0]["message"]["content"] == "Hold the button for ten seconds."
+
+
+def test_who_leaves_the_queue_is_not_answered(open_gateway, engine: Engine) -> None:
+    is_free = threading.Event()
+    prompt = (Message(role="user", content="How do I reset it?"),)
+    with open_gateway(engine) as gateway:
         url = f"{gateway.url}/v1/chat/completions"
-        try:
-            httpx.post(url, json=LONG, timeout=0.3)
-            raise AssertionError("the answer came too soon for this test")
-        except httpx.ReadTimeout:
-            pass
-        kept = wait_for_interactions(gateway, 16)
-        assert any(one.completion.finish_reason == "unknown" for one in kept)
-        after = httpx.post(url, json={"messages": RESET, "temperature": 0, "max_tokens": 60})
-        assert after.json()["choices"][0]["message"]["content"].startswith("Hold the button")
+        body = {"messages": RESET, "user": "impatient"}
+        # holds the engine in the middle of a batch
+        busy = engine.submit(prompt, Sampling(max_tokens=3), on_piece=lambda _: is_free.wait(20))
+        for more in ({}, {"stream": True}):
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(url, json={**body, **more}, timeout=0.3)
+        wait_until(lambda: all(p.is_cancelled for p in engine._waiting))
+        is_free.set()
+        assert busy.answer.result(20)
+        assert httpx.post(url, json={**body, "user": "patient"}).status_code == 200
+        assert [one.user for one in gateway.interactions()] == ["patient"]
 
 
-def test_who_leaves_the_queue_is_not_answered(open_gateway, engine) -> None:
-    with open_gateway(engine, max_tokens=900) as gateway:
-        url = f"{gateway.url}/v1/chat/completions"
-        with httpx.stream("POST", url, json={**LONG, "stream": True}) as stream:
-            next(stream.iter_lines())
-            try:
-                httpx.post(url, json={"messages": RESET, "user": "impatient"}, timeout=0.2)
-                raise AssertionError("the answer came too soon for this test")
-            except httpx.ReadTimeout:
-                pass
-        kept = wait_for_interactions(gateway, 16)
-    assert not any(one.user == "impatient" for one in kept)
-
-
-def wait_for_interactions(gateway, number: int) -> list:
-    deadline = time.monotonic() + 20
-    while len(kept := gateway.interactions()) < number and time.monotonic() < deadline:
-        time.sleep(0.02)
+def wait_for_interactions(gateway, number: int) -> list[Interaction]:
+    wait_until(lambda: len(gateway.interactions()) >= number)
+    kept = gateway.interactions()
     assert len(kept) == number
     return kept
+
+
+def wait_until(is_so) -> None:
+    deadline = time.monotonic() + 20
+    while not is_so() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert is_so()

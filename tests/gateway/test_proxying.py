@@ -36,7 +36,9 @@ def events(choices: dict[int, str], *, newline: str = "\n") -> bytes:
             delta = {"content": char, "x_mood": "fine"}
             choice = {"index": index, "delta": delta, "finish_reason": None}
             out.append({"id": "up-1", "x_new": {"a": 1}, "choices": [choice]})
-        out.append({"id": "up-1", "choices": [{"index": index, "delta": {}, "finish_reason": "stop"}]})
+        out.append(
+            {"id": "up-1", "choices": [{"index": index, "delta": {}, "finish_reason": "stop"}]}
+        )
     out.append({"id": "up-1", "choices": [], "usage": USAGE})
     lines = [": a comment", *(f"data: {json.dumps(one, ensure_ascii=False)}" for one in out)]
     return (newline * 2).join([*lines, "data: [DONE]", ""]).encode()
@@ -78,6 +80,7 @@ async def trickle(data: bytes, script: str | None) -> AsyncIterator[bytes]:
     for at in range(0, len(data), 37):
         if script in ("break", "hang") and at > len(data) / 2:
             if script == "break":
+                await asyncio.sleep(0.3)  # aiohttp gives up what it had not handed over by then
                 raise RuntimeError("the upstream falls over")
             await asyncio.sleep(1.5)
         yield data[at : at + 37]
@@ -143,7 +146,9 @@ def test_a_whole_answer_passes_byte_for_byte_with_its_headers(proxy, upstream) -
     assert kept.completion.sampling.temperature == 0.5 and kept.user == "u"
 
 
-def test_our_own_server_behind_it_looks_the_same_to_the_client(open_gateway, engine, run_app) -> None:
+def test_our_own_server_behind_it_looks_the_same_to_the_client(
+    open_gateway, engine, run_app
+) -> None:
     asked = {"model": "champion", "messages": HELLO, "temperature": 0, "max_tokens": 60}
     with open_gateway(engine) as origin:
         config = ServeConfig(upstream=f"{origin.url}/v1/")

@@ -28,7 +28,7 @@ def check_scorer(scorer: Judge, labelled_by: Sequence[str]) -> None:
     """
     if scorer.id in labelled_by:
         raise ConfigError(
-            "The scorer that promotes is the judge that labelled, so a hacked label would promote itself",
+            "The scorer that promotes is the judge that labelled: a hack would promote itself",
             got=scorer.id,
             expected="another scorer in ab.scorer",
             next="set ab.scorer in trueup.toml",

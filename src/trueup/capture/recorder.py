@@ -20,6 +20,9 @@ from trueup.store import Store
 
 __all__ = ["Recorder"]
 
+COUNTERS: tuple[str, ...] = (
+    "captured", "dropped", "failed", "skipped_by_rate", "skipped_not_text",
+)  # fmt: skip
 BATCH = 256  # records a commit: one fsync for many, and a lock held for milliseconds
 
 _log = logging.getLogger(__name__)
@@ -34,9 +37,7 @@ class Recorder:
         self._changed = threading.Condition()
         self._num_accepted = self._num_settled = 0
         self._is_closed = False
-        self._counts = dict.fromkeys(
-            ("captured", "dropped", "failed", "skipped_by_rate", "skipped_not_text"), 0
-        )
+        self._counts = {name: 0 for name in COUNTERS}
         self._warned: set[str] = set()
         self._thread = threading.Thread(target=self._write_all, name="trueup-capture", daemon=True)
         self._thread.start()
@@ -110,10 +111,14 @@ class Recorder:
                 self._changed.notify_all()
                 return
             self._counts["dropped"] += num_new
-        self._warn("dropped", "Interactions are being dropped: the store is slower than the traffic")
+        self._warn(
+            "dropped", "Interactions are being dropped: the store is slower than the traffic"
+        )
 
     def _is_wanted(self, first: Interaction) -> bool:
-        digest = hashlib.sha256((first.request_id or first.id).encode("utf-8", "surrogatepass")).digest()
+        digest = hashlib.sha256(
+            (first.request_id or first.id).encode("utf-8", "surrogatepass")
+        ).digest()
         return int.from_bytes(digest[:8]) / 2**64 < self._config.rate
 
     def _write_all(self) -> None:

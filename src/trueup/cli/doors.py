@@ -7,6 +7,7 @@ import click
 from trueup.cli.output import bars, emit, json_option, say, table
 from trueup.cli.project import open_project
 from trueup.errors import MissingDependency
+from trueup.records import AnnotatorKind
 
 __all__ = ["import_", "serve"]
 
@@ -68,7 +69,7 @@ def serve(ctx: click.Context, port: int | None, as_json: bool) -> None:
 @json_option
 @click.pass_context
 def import_(
-    ctx: click.Context, file: Path, annotator_kind: str, max_skip_rate: float, as_json: bool
+    ctx: click.Context, file: Path, annotator_kind: AnnotatorKind, max_skip_rate: float, as_json: bool
 ) -> None:
     """Read FILE (JSONL, JSON, .gz) of interactions, preferences or unpaired labels.
 

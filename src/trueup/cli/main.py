@@ -78,9 +78,9 @@ class LoopOrder(click.Group):
 def cli(ctx: click.Context, project: Path, overrides: tuple[str, ...], debug: bool) -> None:
     """Keep a deployed language model aligned.
 
-    capture -> flag -> label -> pair -> train -> guard -> evaluate -> ab -> promote. 'trueup run' makes
-    one turn of it all; every stage is also a command of its own. Exit codes: 0 done, 1 your or the
-    data's fault, 2 usage, 3 a gate said no.
+    capture -> flag -> label -> pair -> train -> guard -> evaluate -> ab -> promote. 'trueup run'
+    makes one turn of it all; every stage is also a command of its own. Exit codes: 0 done, 1 your
+    or the data's fault, 2 usage, 3 a gate said no.
     """
     ctx.obj = {"folder": project, "overrides": overrides, "debug": debug}
 

@@ -30,7 +30,7 @@ base = "smollm2-135m-instruct"   # catalogue name, local folder, or hub reposito
 prompts = "heldout.jsonl"        # {"messages": [...], "facts": [["4 hours", "four hours"]]}
 
 [evaluate]
-gold = "gold.jsonl"              # {"id": "…", "prompt": "…", "checker": {"type": "numeric", "answer": 42}}
+gold = "gold.jsonl"              # {"id": …, "prompt": …, "checker": {"type": …}}
 """
 
 

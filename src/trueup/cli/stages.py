@@ -116,7 +116,7 @@ def _dataset(project: Project, source: str | None, limit: int | None) -> Dataset
         )
     name = "command line"
     if source:
-        name = import_file(store, Path(source)).source
+        name = f"file:{import_file(store, Path(source)).file}"
     skipped = stage.run(store, project.config.pair, held_out(project, required=False))
     pairs = _pairs_of(project, name) if source else stage.new_pairs(store)
     if not pairs:

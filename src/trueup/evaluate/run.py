@@ -8,7 +8,7 @@ from trueup.evaluate.config import EvaluateConfig
 from trueup.evaluate.gold import GoldItem
 from trueup.models.stored import StoredModel
 from trueup.progress import task
-from trueup.records import Completion, EvalReport, Sampling, Verdict
+from trueup.records import Completion, EvalReport, Sampling, Verdict, content_hash
 from trueup.sandbox import run_python
 from trueup.store import Store
 
@@ -35,7 +35,10 @@ def run(
     Next:    ab.run
     """
     assert candidate.checkpoint is not None, "a candidate is a checkpoint"
-    wanted = {**config.model_dump(mode="json"), "items": [item.id for item in gold]}
+    wanted = {
+        **config.model_dump(mode="json"),
+        "items": content_hash([item.model_dump() for item in gold]),
+    }
     for report in reversed(
         store.all(EvalReport, checkpoint_id=candidate.checkpoint.id, champion=champion.weights)
     ):
@@ -99,14 +102,16 @@ def _verdict(
         status, reason = (
             "refused",
             (
-                f"unknown: {len(both)} items cannot exclude a loss of {config.margin:.0%}, it takes {needed}"
+                f"unknown: {len(both)} items cannot exclude a loss of {config.margin:.0%}; "
+                f"it takes {needed}"
             ),
         )
     elif gap.low <= -config.margin:
         status, reason = (
             "refused",
             (
-                f"a loss of {-gap.low:.1%} on the gold set cannot be excluded, over {config.margin:.0%}"
+                f"a loss of {-gap.low:.1%} on the gold set cannot be excluded, "
+                f"over {config.margin:.0%}"
             ),
         )
     else:

@@ -33,7 +33,9 @@ __all__ = ["create_app"]
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
-def create_app(store: Store, serve: ServeConfig, capture: CaptureConfig, engine: Engine | None) -> Starlette:
+def create_app(
+    store: Store, serve: ServeConfig, capture: CaptureConfig, engine: Engine | None
+) -> Starlette:
     """The app. It owns its recorder (`app.state.recorder`) and drains it at shutdown; engine and
     store are the caller's to close.
 
@@ -42,8 +44,10 @@ def create_app(store: Store, serve: ServeConfig, capture: CaptureConfig, engine:
     """
     if not serve.upstream and engine is None:
         raise ConfigError(
-            "There is nobody to answer requests", got="neither an engine nor serve.upstream",
-            expected="one of them", next="set serve.upstream, or load a model",
+            "There is nobody to answer requests",
+            got="neither an engine nor serve.upstream",
+            expected="one of them",
+            next="set serve.upstream, or load a model",
         )
     recorder = Recorder(store, capture)
     upstream = Upstream(serve, recorder) if serve.upstream else None

@@ -33,8 +33,11 @@ async def read_body(request: Request) -> bytes:
             parts.append(part)
     if size > MAX_BODY_BYTES:
         raise RequestError(
-            "The request body is too large", got=f"{size} bytes", status=413,
-            expected=f"at most {MAX_BODY_BYTES} bytes", next="shorten the conversation",
+            "The request body is too large",
+            got=f"{size} bytes",
+            status=413,
+            expected=f"at most {MAX_BODY_BYTES} bytes",
+            next="shorten the conversation",
         )
     return b"".join(parts)
 
@@ -49,7 +52,9 @@ def as_object(body: bytes) -> dict[str, Any]:
         value = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise RequestError(
-            "The request body is not JSON", got=str(error), expected="a JSON object",
+            "The request body is not JSON",
+            got=str(error),
+            expected="a JSON object",
             next="send application/json",
         ) from None
     if not isinstance(value, dict):

@@ -26,15 +26,29 @@ __all__ = [
 ]
 
 HARMLESS = {
-    "metadata", "parallel_tool_calls", "prediction", "prompt_cache_key", "prompt_cache_retention",
-    "safety_identifier", "service_tier", "store",
+    "metadata",
+    "parallel_tool_calls",
+    "prediction",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "safety_identifier",
+    "service_tier",
+    "store",
 }
 """Fields that change the bill or the bookkeeping, never the answer."""
 
 NEUTRAL: dict[str, Any] = {
-    "frequency_penalty": 0, "function_call": "none", "functions": [], "logit_bias": {},
-    "modalities": ["text"], "presence_penalty": 0, "response_format": {"type": "text"}, "stop": [],
-    "tool_choice": "none", "tools": [], "top_logprobs": 0,
+    "frequency_penalty": 0,
+    "function_call": "none",
+    "functions": [],
+    "logit_bias": {},
+    "modalities": ["text"],
+    "presence_penalty": 0,
+    "response_format": {"type": "text"},
+    "stop": [],
+    "tool_choice": "none",
+    "tools": [],
+    "top_logprobs": 0,
 }
 """Fields that are refused unless they have this value."""
 
@@ -101,19 +115,30 @@ def parse_request(body: dict[str, Any], serve: ServeConfig) -> ChatRequest:
         problem = error.errors()[0]
         param = ".".join(map(str, problem["loc"]))
         raise RequestError(
-            f"'{param}' cannot be used", got=problem.get("input"), expected=problem["msg"],
-            next=f"mend '{param}'", param=param,
+            f"'{param}' cannot be used",
+            got=problem.get("input"),
+            expected=problem["msg"],
+            next=f"mend '{param}'",
+            param=param,
         ) from None
     if fields.model not in (None, serve.model_name):
         raise RequestError(
-            "This server has no such model", got=fields.model, expected=serve.model_name,
-            next="list what there is with GET /v1/models", status=404, param="model", code="model_not_found",
+            "This server has no such model",
+            got=fields.model,
+            expected=serve.model_name,
+            next="list what there is with GET /v1/models",
+            status=404,
+            param="model",
+            code="model_not_found",
         )
     options = fields.stream_options
     return ChatRequest(
-        prompt=read_messages(fields.messages), sampling=_sampling(fields, serve),
-        num_samples=fields.n or 1, stream=bool(fields.stream),
-        include_usage=bool(options and options.include_usage), logprobs=bool(fields.logprobs),
+        prompt=read_messages(fields.messages),
+        sampling=_sampling(fields, serve),
+        num_samples=fields.n or 1,
+        stream=bool(fields.stream),
+        include_usage=bool(options and options.include_usage),
+        logprobs=bool(fields.logprobs),
         user=fields.user,
     )
 
@@ -144,15 +169,20 @@ def completion_object(
             "index": i,
             "message": {"role": "assistant", "content": completion.text, "refusal": None},
             "logprobs": logprobs_content(completion.token_ids, completion.logprobs, token_text)
-            if chat.logprobs else None,
+            if chat.logprobs
+            else None,
             "finish_reason": _finish_reason(completion.finish_reason),
         }
         for i, completion in enumerate(completions)
     ]
     output_tokens = sum(len(c.token_ids or ()) for c in completions)
     return {
-        "id": request_id, "object": "chat.completion", "created": int(time.time()), "model": model,
-        "system_fingerprint": completions[0].weights, "choices": choices,
+        "id": request_id,
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": model,
+        "system_fingerprint": completions[0].weights,
+        "choices": choices,
         "usage": usage(input_tokens, output_tokens),
     }
 
@@ -168,13 +198,16 @@ def chunk(head: dict[str, Any], index: int, delta: dict[str, Any], **more: Any) 
 def usage(input_tokens: int, output_tokens: int) -> dict[str, int]:
     """Token counts. The end-of-turn token counts: it was drawn, and it has a log-prob."""
     return {
-        "prompt_tokens": input_tokens, "completion_tokens": output_tokens,
+        "prompt_tokens": input_tokens,
+        "completion_tokens": output_tokens,
         "total_tokens": input_tokens + output_tokens,
     }
 
 
 def logprobs_content(
-    token_ids: Iterable[int] | None, logprobs: Iterable[float] | None, token_text: Callable[[int], str]
+    token_ids: Iterable[int] | None,
+    logprobs: Iterable[float] | None,
+    token_text: Callable[[int], str],
 ) -> dict[str, Any]:
     """Log-probs of every drawn token, the end-of-turn token included.
 
@@ -196,7 +229,10 @@ def _is_neutral(name: str, value: Any) -> bool:
 def _message(param: str, raw: Any) -> Message:
     if not isinstance(raw, dict) or not isinstance(raw.get("role"), str):
         raise RequestError(
-            f"'{param}' is no message", got=raw, expected="an object with role and content", param=param
+            f"'{param}' is no message",
+            got=raw,
+            expected="an object with role and content",
+            param=param,
         )
     for name, value in raw.items():
         if name not in MESSAGE_FIELDS and value not in (None, [], {}):
@@ -208,9 +244,18 @@ def _content(param: str, raw: Any) -> str:
     if isinstance(raw, str):
         return raw
     if not isinstance(raw, list):
-        raise RequestError(f"'{param}' is no text", got=raw if raw is not None else "null", expected="a string or text parts", param=param)
+        raise RequestError(
+            f"'{param}' is no text",
+            got=raw if raw is not None else "null",
+            expected="a string or text parts",
+            param=param,
+        )
     for i, part in enumerate(raw):
-        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+        if (
+            not isinstance(part, dict)
+            or part.get("type") != "text"
+            or not isinstance(part.get("text"), str)
+        ):
             raise not_supported(f"{param}.{i}", part)
     return "\n".join(part["text"] for part in raw)
 

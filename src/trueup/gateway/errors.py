@@ -1,10 +1,10 @@
 """What goes wrong at this door, as OpenAI's error JSON with a status an SDK understands.
 
-    RequestError                 400, or what it says
-    RecordNotFound               404
-    other DataError              400    the prompt does not fit, the template refuses it
-    ModelError, StorageError     503    the champion cannot be served, the disk is full
-    UpstreamError, its timeout   502, 504
+RequestError                 400, or what it says
+RecordNotFound               404
+other DataError              400    the prompt does not fit, the template refuses it
+ModelError, StorageError     503    the champion cannot be served, the disk is full
+UpstreamError, its timeout   502, 504
 """
 
 import json
@@ -24,7 +24,14 @@ from trueup.errors import (
     UpstreamError,
 )
 
-__all__ = ["HANDLERS", "RequestError", "UpstreamTimeout", "error_body", "error_event", "not_supported"]
+__all__ = [
+    "HANDLERS",
+    "RequestError",
+    "UpstreamTimeout",
+    "error_body",
+    "error_event",
+    "not_supported",
+]
 
 
 class RequestError(DataError):
@@ -45,7 +52,15 @@ class RequestError(DataError):
         self.status, self.param, self.code = status, param, code
 
     def __reduce__(self) -> tuple:
-        return _rebuild, (self.what, self.got, self.expected, self.next, self.status, self.param, self.code)
+        return _rebuild, (
+            self.what,
+            self.got,
+            self.expected,
+            self.next,
+            self.status,
+            self.param,
+            self.code,
+        )
 
 
 class UpstreamTimeout(UpstreamError):
@@ -55,16 +70,21 @@ class UpstreamTimeout(UpstreamError):
 def not_supported(param: str, got: object) -> RequestError:
     """For fields that would change the answer, if only we could honour them."""
     return RequestError(
-        f"'{param}' is not supported by the local model", got=got, expected=f"no '{param}'",
+        f"'{param}' is not supported by the local model",
+        got=got,
+        expected=f"no '{param}'",
         next="leave it out, or set serve.upstream to a server that supports it",
-        param=param, code="unsupported_parameter",
+        param=param,
+        code="unsupported_parameter",
     )
 
 
 def error_body(error: Exception) -> dict[str, Any]:
     """The error as OpenAI writes it; what is not ours is named by its class alone."""
     status = _status(error)
-    message = str(error) if isinstance(error, TrueupError) else f"Internal error: {type(error).__name__}"
+    message = (
+        str(error) if isinstance(error, TrueupError) else f"Internal error: {type(error).__name__}"
+    )
     return {
         "error": {
             "message": message,
@@ -87,7 +107,8 @@ async def _respond(_: Request, error: Exception) -> Response:
 async def _respond_http(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     named = RequestError(
-        f"There is nothing here: {error.detail}", status=error.status_code,
+        f"There is nothing here: {error.detail}",
+        status=error.status_code,
         expected="/v1/chat/completions, /v1/models, /v1/feedback or /health",
     )
     return JSONResponse(error_body(named), status_code=error.status_code, headers=error.headers)
@@ -108,8 +129,13 @@ HANDLERS: dict[Any, Any] = {
 
 def _status(error: Exception) -> int:
     by_kind = {
-        RecordNotFound: 404, DataError: 400, ModelError: 503, StorageError: 503,
-        UpstreamTimeout: 504, UpstreamError: 502, SQLAlchemyError: 503,
+        RecordNotFound: 404,
+        DataError: 400,
+        ModelError: 503,
+        StorageError: 503,
+        UpstreamTimeout: 504,
+        UpstreamError: 502,
+        SQLAlchemyError: 503,
     }
     if isinstance(error, RequestError):
         return error.status
@@ -122,5 +148,9 @@ def _short(got: object) -> object:
     return got if len(text) <= 200 else text[:200] + "…"
 
 
-def _rebuild(what: str, got: object, expected: str, next: str, status: int, param: Any, code: Any) -> RequestError:
-    return RequestError(what, got=got, expected=expected, next=next, status=status, param=param, code=code)
+def _rebuild(
+    what: str, got: object, expected: str, next: str, status: int, param: Any, code: Any
+) -> RequestError:
+    return RequestError(
+        what, got=got, expected=expected, next=next, status=status, param=param, code=code
+    )

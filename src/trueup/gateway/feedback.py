@@ -57,7 +57,9 @@ class FeedbackRoute:
         """Answered once the feedback is committed; 404 if no such answer was captured."""
         said = _read(as_object(await read_body(request)))
         kept = await asyncio.to_thread(self._keep, said)
-        return JSONResponse({"id": kept.id, "object": "feedback", "interaction_id": kept.interaction_id})
+        return JSONResponse(
+            {"id": kept.id, "object": "feedback", "interaction_id": kept.interaction_id}
+        )
 
     def _keep(self, said: _Said) -> Feedback:
         self._recorder.flush()  # a quick user can be ahead of the writer
@@ -67,7 +69,8 @@ class FeedbackRoute:
             found = next(iter(self._store.get_all(Interaction, [said.interaction_id or ""])), None)
         if found is None:
             raise RecordNotFound(
-                "No such answer was captured", got=said.request_id or said.interaction_id,
+                "No such answer was captured",
+                got=said.request_id or said.interaction_id,
                 expected="the id of a response of this gateway",
                 next="check the id; with capture.rate below 1 not every answer is kept",
             )
@@ -85,6 +88,9 @@ def _read(body: dict[str, object]) -> _Said:
         problem = error.errors()[0]
         param = ".".join(map(str, problem["loc"])) or "feedback"
         raise RequestError(
-            f"'{param}' cannot be used", got=problem.get("input"), expected=problem["msg"],
-            next="send request_id, and rating (1 or -1), edit or comment", param=param,
+            f"'{param}' cannot be used",
+            got=problem.get("input"),
+            expected=problem["msg"],
+            next="send request_id, and rating (1 or -1), edit or comment",
+            param=param,
         ) from None

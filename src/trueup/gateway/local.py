@@ -48,11 +48,21 @@ class LocalChat:
         name = request.path_params.get("name", self._serve.model_name)
         if name != self._serve.model_name:
             raise RequestError(
-                "This server has no such model", got=name, expected=self._serve.model_name,
-                next="list what there is with GET /v1/models", status=404, code="model_not_found",
+                "This server has no such model",
+                got=name,
+                expected=self._serve.model_name,
+                next="list what there is with GET /v1/models",
+                status=404,
+                code="model_not_found",
             )
         weights = await asyncio.to_thread(self._engine.champion_weights)
-        model = {"id": name, "object": "model", "created": 0, "owned_by": "trueup", "weights": weights}
+        model = {
+            "id": name,
+            "object": "model",
+            "created": 0,
+            "owned_by": "trueup",
+            "weights": weights,
+        }
         is_list = "name" not in request.path_params
         return JSONResponse({"object": "list", "data": [model]} if is_list else model)
 
@@ -60,7 +70,9 @@ class LocalChat:
 class _Answer:
     """One request on its way through the engine."""
 
-    def __init__(self, engine: Engine, serve: ServeConfig, recorder: Recorder, asked: ChatRequest) -> None:
+    def __init__(
+        self, engine: Engine, serve: ServeConfig, recorder: Recorder, asked: ChatRequest
+    ) -> None:
         self._engine, self._serve, self._recorder, self._asked = engine, serve, recorder, asked
         self._id = f"chatcmpl-{uuid.uuid4().hex}"
         self._started = time.perf_counter()
@@ -72,10 +84,16 @@ class _Answer:
         except ClientDisconnect:
             pending.cancel()
             raise
-        return JSONResponse(chat.completion_object(
-            self._id, self._asked, completions, model=self._serve.model_name,
-            input_tokens=len(pending.prompt_ids), token_text=self._engine.token_text,
-        ))
+        return JSONResponse(
+            chat.completion_object(
+                self._id,
+                self._asked,
+                completions,
+                model=self._serve.model_name,
+                input_tokens=len(pending.prompt_ids),
+                token_text=self._engine.token_text,
+            )
+        )
 
     async def stream(self, request: Request) -> Response:
         """Headers are sent with the first token, so what fails before it still has its status."""
@@ -100,11 +118,14 @@ class _Answer:
 
         def submit() -> Pending:
             pending = self._engine.submit(
-                self._asked.prompt, self._asked.sampling, num_samples=self._asked.num_samples, on_piece=tell
+                self._asked.prompt,
+                self._asked.sampling,
+                num_samples=self._asked.num_samples,
+                on_piece=tell,
             )
             pending.answer.add_done_callback(lambda answer: self._capture(pending, answer))
-            if tell:
-                pending.answer.add_done_callback(lambda _: tell(None))
+            if (say := tell) is not None:
+                pending.answer.add_done_callback(lambda _: say(None))
             return pending
 
         return await asyncio.to_thread(submit)  # a long prompt takes a while to become tokens
@@ -113,22 +134,32 @@ class _Answer:
         if answer.cancelled() or answer.exception():
             return  # no answer, no interaction
         latency_ms = (time.perf_counter() - self._started) * 1000
-        self._recorder.record_from(lambda: [
-            Interaction(
-                prompt=self._asked.prompt, completion=completion, source="gateway",
-                request_id=choice_id(self._id, i), model=self._serve.model_name, user=self._asked.user,
-                input_tokens=len(pending.prompt_ids), output_tokens=len(completion.token_ids or ()),
-                latency_ms=latency_ms,
-            )
-            for i, completion in enumerate(answer.result())
-        ])
+        self._recorder.record_from(
+            lambda: [
+                Interaction(
+                    prompt=self._asked.prompt,
+                    completion=completion,
+                    source="gateway",
+                    request_id=choice_id(self._id, i),
+                    model=self._serve.model_name,
+                    user=self._asked.user,
+                    input_tokens=len(pending.prompt_ids),
+                    output_tokens=len(completion.token_ids or ()),
+                    latency_ms=latency_ms,
+                )
+                for i, completion in enumerate(answer.result())
+            ]
+        )
 
     async def _events(
         self, pending: Pending, piece: Piece | None, heard: asyncio.Queue[Piece | None]
     ) -> AsyncGenerator[bytes]:
         head = {
-            "id": self._id, "object": "chat.completion.chunk", "created": int(time.time()),
-            "model": self._serve.model_name, "system_fingerprint": pending.weights,
+            "id": self._id,
+            "object": "chat.completion.chunk",
+            "created": int(time.time()),
+            "model": self._serve.model_name,
+            "system_fingerprint": pending.weights,
         }
         if self._asked.include_usage:
             head["usage"] = None  # OpenAI has it null on all but the last
@@ -142,7 +173,9 @@ class _Answer:
                     yield event
                 piece = await heard.get()
             if error := pending.answer.exception():
-                yield error_event(error if isinstance(error, Exception) else RuntimeError(str(error)))
+                yield error_event(
+                    error if isinstance(error, Exception) else RuntimeError(str(error))
+                )
                 return
             if self._asked.include_usage:
                 counts = chat.usage(len(pending.prompt_ids), output_tokens)
@@ -159,9 +192,13 @@ class _Answer:
                 more["logprobs"] = chat.logprobs_content(
                     piece.token_ids, piece.logprobs, self._engine.token_text
                 )
-            events.append(_event(chat.chunk(head, piece.sample_idx, {"content": piece.text}, **more)))
+            events.append(
+                _event(chat.chunk(head, piece.sample_idx, {"content": piece.text}, **more))
+            )
         if piece.finish_reason:
-            events.append(_event(chat.chunk(head, piece.sample_idx, {}, finish_reason=piece.finish_reason)))
+            events.append(
+                _event(chat.chunk(head, piece.sample_idx, {}, finish_reason=piece.finish_reason))
+            )
         return events
 
 
@@ -172,4 +209,8 @@ def choice_id(request_id: str, index: int) -> str:
 
 
 def _event(content: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    return (
+        b"data: "
+        + json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+        + b"\n\n"
+    )

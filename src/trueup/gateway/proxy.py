@@ -25,8 +25,15 @@ __all__ = ["Upstream"]
 
 CONNECT_TIMEOUT_S = 10.0
 HOP_BY_HOP = {
-    "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te",
-    "trailer", "transfer-encoding", "upgrade",
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
 }
 """RFC 9110, 7.6.1: these speak of one connection, and ours are two."""
 
@@ -43,7 +50,9 @@ class Upstream:
     async def open(self) -> None:
         """Make the connection pool."""
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),  # the caller's concurrency is not ours to limit
+            connector=aiohttp.TCPConnector(
+                limit=0
+            ),  # the caller's concurrency is not ours to limit
             timeout=aiohttp.ClientTimeout(
                 total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=self._timeout_s
             ),
@@ -87,7 +96,11 @@ class Upstream:
         assert self._session is not None
         try:
             return await self._session.request(
-                request.method, self._url(request), data=body, headers=headers, allow_redirects=False
+                request.method,
+                self._url(request),
+                data=body,
+                headers=headers,
+                allow_redirects=False,
             )
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self._failure(error) from error
@@ -105,9 +118,12 @@ class Upstream:
         return URL(f"{self._base}{path}{'?' + query if query else ''}", encoded=True)
 
     def _failure(self, error: Exception) -> UpstreamError:
-        if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ConnectionTimeoutError):
+        if isinstance(error, TimeoutError) and not isinstance(
+            error, aiohttp.ConnectionTimeoutError
+        ):
             return UpstreamTimeout(
-                "The upstream server did not answer in time", got=f"{self._base} silent",
+                "The upstream server did not answer in time",
+                got=f"{self._base} silent",
                 expected=f"an answer within {self._timeout_s:g} s",
                 next="see whether it is overloaded, or raise serve.upstream_timeout_s",
             )
@@ -122,12 +138,16 @@ def _base(upstream: str) -> str:
 
 def _broken(where: str, error: Exception) -> UpstreamError:
     return UpstreamError(
-        "The upstream server cannot be reached, or broke off", got=f"{where}: {error or type(error).__name__}",
-        expected="an OpenAI-compatible server", next="see whether it runs, and check serve.upstream",
+        "The upstream server cannot be reached, or broke off",
+        got=f"{where}: {error or type(error).__name__}",
+        expected="an OpenAI-compatible server",
+        next="see whether it runs, and check serve.upstream",
     )
 
 
-async def _captured(answer: aiohttp.ClientResponse, transcript: Transcript) -> AsyncGenerator[bytes]:
+async def _captured(
+    answer: aiohttp.ClientResponse, transcript: Transcript
+) -> AsyncGenerator[bytes]:
     """The stream as it comes, transcribed. What breaks it off is told in the stream's own form.
 
     Lines are passed whole: half of one, with the error behind it, no client could read.
@@ -184,5 +204,3 @@ def _with_headers(response: Response, answer: aiohttp.ClientResponse) -> Any:
 
 def _names(connection: str) -> set[str]:
     return {name.strip().lower() for name in connection.split(",")}
-
-

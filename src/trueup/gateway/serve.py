@@ -1,4 +1,4 @@
-"""Runs the gateway until it is told to stop; then answers what is running, and drains the capture."""
+"""Runs the gateway until it is told to stop; then what runs is answered, and capture drained."""
 
 import contextlib
 import errno
@@ -41,7 +41,9 @@ def listen(config: ServeConfig) -> socket.socket:
     except OSError as error:
         is_taken = error.errno == errno.EADDRINUSE
         raise ConfigError(
-            "The port is already in use" if is_taken else "The gateway cannot listen on this address",
+            "The port is already in use"
+            if is_taken
+            else "The gateway cannot listen on this address",
             got=f"{config.host}:{config.port}: {error.strerror or error}",
             expected="a free port on an address of this machine",
             next="stop the other server, or choose another with --set serve.port=8401",
@@ -50,7 +52,13 @@ def listen(config: ServeConfig) -> socket.socket:
 
 def make_server(app: Starlette) -> uvicorn.Server:
     """The server without its socket, for those who run it in a thread of their own."""
-    return uvicorn.Server(uvicorn.Config(
-        app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_S, lifespan="on",
-        ws="none",
-    ))
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=GRACE_S,
+            lifespan="on",
+            ws="none",
+        )
+    )

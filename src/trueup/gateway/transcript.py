@@ -61,7 +61,9 @@ class Transcript:
             self._request_id = self._request_id or str(said.get("id") or "")
             self._usage = said.get("usage") or self._usage
             for raw in said.get("choices") or []:
-                self._choices.setdefault(int(raw.get("index") or 0), _Choice()).add(raw, raw.get(key) or {})
+                self._choices.setdefault(int(raw.get("index") or 0), _Choice()).add(
+                    raw, raw.get(key) or {}
+                )
         except (ValueError, TypeError, AttributeError, RecursionError):
             self._choices[-1] = _Choice(is_text=False)  # garbled: no telling what is missing
 
@@ -73,17 +75,22 @@ class Transcript:
             return []
         if self._asked.get("tools") or self._asked.get("functions"):
             return []
-        if not all(choice.is_text for choice in choices) or not any(choice.text for choice in choices):
+        if not all(choice.is_text for choice in choices) or not any(
+            choice.text for choice in choices
+        ):
             return []
         latency_ms = (time.perf_counter() - self._started) * 1000
         user, is_one = self._asked.get("user"), len(choices) == 1
         return [
             Interaction(
-                prompt=prompt, source="gateway", request_id=choice_id(self._request_id, i),
+                prompt=prompt,
+                source="gateway",
+                request_id=choice_id(self._request_id, i),
                 completion=Completion(
                     text=choice.text, finish_reason=choice.finish_reason, sampling=self._sampling()
                 ),
-                model=str(self._asked.get("model") or ""), user=user if isinstance(user, str) else None,
+                model=str(self._asked.get("model") or ""),
+                user=user if isinstance(user, str) else None,
                 input_tokens=self._tokens("prompt_tokens"),
                 output_tokens=self._tokens("completion_tokens") if is_one else None,
                 latency_ms=latency_ms,
@@ -104,7 +111,10 @@ class Transcript:
         try:
             top_p = 1.0 if asked.get("top_p") is None else asked["top_p"]
             return Sampling(
-                temperature=asked["temperature"], top_p=top_p, max_tokens=max_tokens, seed=asked.get("seed")
+                temperature=asked["temperature"],
+                top_p=top_p,
+                max_tokens=max_tokens,
+                seed=asked.get("seed"),
             )
         except ValidationError:
             return None  # the upstream takes what we could not write down

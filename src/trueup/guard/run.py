@@ -98,17 +98,20 @@ def _verdict(
     else:
         if length.estimate > config.max_length_ratio and length.low > 1:
             reasons.append(
-                f"length: answers are {length.estimate:.2f} times the champion's, over {config.max_length_ratio:g}"
+                f"length: {length.estimate:.2f} times the champion's, "
+                f"over {config.max_length_ratio:g}"
             )
         if entropy.estimate < config.min_entropy_ratio:
             reasons.append(
-                f"entropy: {entropy.estimate:.2f} of the champion's, under {config.min_entropy_ratio:g}"
+                f"entropy: {entropy.estimate:.2f} of the champion's, "
+                f"under {config.min_entropy_ratio:g}"
             )
         if not drift.estimate <= config.max_kl:
             reasons.append(f"kl: {drift.estimate:.1f} nats per answer, over {config.max_kl:g}")
     if same > config.max_same_answer_rate and same > same_before:
         reasons.append(
-            f"sameness: one answer went to {same:.0%} of the prompts, over {config.max_same_answer_rate:.0%}"
+            f"sameness: one answer for {same:.0%} of the prompts, "
+            f"over {config.max_same_answer_rate:.0%}"
         )
     status = "refused" if reasons else "passed"
     return Verdict(

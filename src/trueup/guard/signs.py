@@ -6,7 +6,6 @@ Every figure is over the same prompts for both models, so a hard prompt weighs o
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -16,9 +15,6 @@ from trueup.models.logprobs import Branches, completion_logprobs
 from trueup.models.stored import StoredModel
 from trueup.progress import task
 from trueup.records import Completion, Messages
-
-if TYPE_CHECKING:
-    from trueup.suite import SuitePrompt
 
 __all__ = ["entropy", "length", "same_answer_rate", "sequence_kl"]
 
@@ -51,10 +47,7 @@ def same_answer_rate(answers: Answers) -> float:
 
 @torch.no_grad()
 def sequence_kl(
-    candidate: StoredModel,
-    champion: StoredModel,
-    prompts: Sequence["SuitePrompt"] | Sequence[Messages],
-    answers: Answers,
+    candidate: StoredModel, champion: StoredModel, prompts: Sequence[Messages], answers: Answers
 ) -> list[float]:
     """KL(candidate || champion) in nats per answer, estimated for each prompt on the candidate's
     own samples by k3 = r - 1 - log r summed over tokens, r = champion / candidate.
@@ -66,12 +59,9 @@ def sequence_kl(
     backbone = candidate.backbone
     with champion.acting() as model, task("drift", len(answers)) as advance:
         for prompt, group in zip(prompts, answers, strict=True):
-            messages = getattr(prompt, "messages", prompt)
-            row = Branches(
-                chat.prompt_ids(backbone.tokenizer, messages), [c.token_ids or () for c in group]
-            )
-            theirs = completion_logprobs(model, [row])[0]
-            estimates.append(_k3(group, theirs))
+            ids = chat.prompt_ids(backbone.tokenizer, prompt)
+            row = Branches(ids, [c.token_ids or () for c in group])
+            estimates.append(_k3(group, completion_logprobs(model, [row])[0]))
             advance(1)
     return estimates
 

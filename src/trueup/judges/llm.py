@@ -84,27 +84,28 @@ class LLMJudge:
         """
         if len(candidates) == 1:
             return Ranking((0.5,), ((),))
-        texts = list(dict.fromkeys(c.text for c in candidates))
-        asked = list(itertools.combinations(texts, 2))
-        leads = _run(self._ask_all(prompt, asked)) if asked else []
-        lead_of = dict(zip(asked, leads, strict=True))
+        orders = list(itertools.permutations(dict.fromkeys(c.text for c in candidates), 2))
+        verdicts = _run(self._ask_all(prompt, orders)) if orders else {}
         points = [0.0] * len(candidates)
         for i, j in itertools.combinations(range(len(candidates)), 2):
-            pair = candidates[i].text, candidates[j].text
-            lead = lead_of.get(pair, -lead_of.get(pair[::-1], 0))
+            one, other = candidates[i].text, candidates[j].text
+            # equal texts were not asked about
+            lead = _agreed(verdicts.get((one, other)), verdicts.get((other, one)))
             points[i] += (1 + lead) / 2
             points[j] += (1 - lead) / 2
         games = len(candidates) - 1
         return Ranking(tuple(p / games for p in points), tuple(() for _ in candidates))
 
-    async def _ask_all(self, prompt: Messages, pairs: list[tuple[str, str]]) -> list[int]:
-        """For each pair +1, 0 or -1 from the first one's side. The first failure stops them all."""
+    async def _ask_all(
+        self, prompt: Messages, orders: Sequence[tuple[str, str]]
+    ) -> dict[tuple[str, str], str]:
+        """The verdict on each (first, second). The first failure stops them all."""
         import aiohttp
 
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         room = asyncio.Semaphore(self._config.concurrency)
 
-        async def ask(session: Any, first: str, second: str) -> str:
+        async def ask(first: str, second: str) -> str:
             question = write_question(prompt, first, second, rubric=self._config.rubric)
             async with room:
                 return await self._verdict(session, question)
@@ -116,13 +117,10 @@ class LLMJudge:
         ) as session:
             try:
                 async with asyncio.TaskGroup() as group:
-                    asked = [
-                        (group.create_task(ask(session, *p)), group.create_task(ask(session, *p[::-1])))
-                        for p in pairs
-                    ]
+                    asked = {order: group.create_task(ask(*order)) for order in orders}
             except ExceptionGroup as failed:
                 raise failed.exceptions[0] from None  # one is enough: they share a cause
-        return [_agreed(forward.result(), backward.result()) for forward, backward in asked]
+        return {order: task.result() for order, task in asked.items()}
 
     async def _verdict(self, session: Any, question: str) -> str:
         opening = {"role": "user", "content": question}
@@ -298,7 +296,7 @@ def _winner(named: object) -> str | None:
     return "tie" if match[1].lower() == "tie" else match[1].upper()
 
 
-def _agreed(forward: str, backward: str) -> int:
+def _agreed(forward: str | None, backward: str | None) -> int:
     """+1 or -1 where both orders name the same answer, else 0."""
     if (forward, backward) == ("A", "B"):
         return 1

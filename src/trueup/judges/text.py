@@ -18,9 +18,16 @@ _ADMITS = re.compile(
     r"|\bnot\s+(mentioned|specified|stated|provided)\b|\bunknown\b",
     re.I,
 )
-_STOP = frozenset(
-    ["a", "an", "and", "any", "are", "as", "at", "be", "because", "been", "but", "by", "can", "could", "did", "do", "does", "doing", "done", "each", "for", "from", "get", "had", "has", "have", "he", "her", "here", "him", "his", "how", "i", "if", "in", "into", "is", "it", "its", "just", "may", "me", "might", "more", "most", "must", "my", "no", "nor", "not", "of", "off", "on", "once", "one", "only", "or", "other", "our", "out", "over", "own", "per", "same", "shall", "she", "should", "so", "some", "such", "than", "that", "the", "their", "them", "then", "there", "these", "they", "this", "those", "through", "to", "too", "under", "until", "up", "upon", "very", "was", "we", "were", "what", "when", "where", "which", "while", "who", "whom", "why", "will", "with", "would", "yes", "you", "your", "also", "about", "after", "again", "all", "am", "before", "being", "below", "between", "both", "down", "during", "few", "further", "against", "above", "itself"]
-)
+_STOP_WORDS = """
+a about above after again against all also am an and any are as at be because been before being
+below between both but by can could did do does doing done down during each few for from further
+get had has have he her here him his how i if in into is it its itself just may me might more
+most must my no nor not of off on once one only or other our out over own per same shall she
+should so some such than that the their them then there these they this those through to too
+under until up upon very was we were what when where which while who whom why will with would
+yes you your
+"""
+_STOP = frozenset(_STOP_WORDS.split())
 
 
 class Grounding(NamedTuple):

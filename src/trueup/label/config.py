@@ -12,7 +12,7 @@ class LabelConfig(StageConfig):
     """The labelling judge and its candidates."""
 
     judge: str = "house-style"
-    """`house-style`, `llm`, or `package.module:function`. It must not be the scorer that promotes."""
+    """`house-style`, `llm`, or `package.module:function`. Never the scorer that promotes."""
 
     endpoint: EndpointConfig = EndpointConfig()
     """Where the `llm` judge lives."""
@@ -21,7 +21,7 @@ class LabelConfig(StageConfig):
     """Answers ranked per flagged prompt: the logged one and fresh samples from the champion."""
 
     temperature: float = Field(default=1.0, gt=0)
-    """Of the fresh samples. At 1 their log-probs are the reference's own and training reuses them."""
+    """Of the fresh samples. At 1 they are draws from the reference itself."""
 
     max_tokens: int = Field(default=256, ge=1)
     """Longest fresh sample."""

@@ -22,7 +22,7 @@ from trueup.records import Completion, Messages, Sampling
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 __all__ = ["Backbone", "adapter_weights", "base_weights"]
 
@@ -36,7 +36,7 @@ class Backbone:
 
     def __init__(self, folder: Path, model: "PreTrainedModel", tokenizer: Any) -> None:
         self.folder = folder
-        self.tokenizer: PreTrainedTokenizerBase = tokenizer
+        self.tokenizer = tokenizer
         self.base_weights = base_weights(folder)
         self.template = chat.template_hash(self.tokenizer)
         self._model: Any = model  # a PeftModel once there is an adapter
@@ -60,7 +60,7 @@ class Backbone:
         dtype = torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported() else torch.float32
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder)
-            model = AutoModelForCausalLM.from_pretrained(
+            model: Any = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=dtype, use_safetensors=True, attn_implementation=ATTENTION
             )
         except (OSError, ValueError, KeyError) as error:
@@ -120,7 +120,7 @@ class Backbone:
         self.detach(role)
         config = LoraConfig(
             r=rank,
-            lora_alpha=alpha,
+            lora_alpha=alpha,  # type: ignore[arg-type]  # peft divides it; halves are fine
             lora_dropout=0.0,
             bias="none",
             task_type="CAUSAL_LM",

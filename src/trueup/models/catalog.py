@@ -17,6 +17,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from trueup.errors import ModelError, UpstreamError
 
@@ -148,8 +149,8 @@ def _dequantise(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-    model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(**source)
+    model: Any = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    tokenizer: Any = AutoTokenizer.from_pretrained(**source)
     # the loaded weights are plain fp32, but transformers still thinks of them as GGUF and
     # refuses to save until both marks are gone
     del model.config.quantization_config

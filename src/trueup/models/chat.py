@@ -7,23 +7,23 @@ closed with the end-of-turn token, exactly where generation would have begun and
 
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 from trueup.errors import ModelError
 from trueup.records import Completion, Messages
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+Tokenizer = Any
+"""A transformers tokenizer; its own annotations promise less than it delivers."""
 
 __all__ = ["completion_ids", "decode", "eos_ids", "prompt_ids", "template_hash"]
 
 
-def template_hash(tokenizer: "PreTrainedTokenizerBase") -> str:
+def template_hash(tokenizer: Tokenizer) -> str:
     """Identity of the chat template: `template_` and 12 hex digits."""
     return "template_" + hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()[:12]
 
 
-def prompt_ids(tokenizer: "PreTrainedTokenizerBase", prompt: Messages) -> list[int]:
+def prompt_ids(tokenizer: Tokenizer, prompt: Messages) -> list[int]:
     """The conversation, rendered up to where the assistant begins to speak.
 
     Raises:
@@ -42,12 +42,12 @@ def prompt_ids(tokenizer: "PreTrainedTokenizerBase", prompt: Messages) -> list[i
     return list(ids)
 
 
-def eos_ids(tokenizer: "PreTrainedTokenizerBase") -> frozenset[int]:
+def eos_ids(tokenizer: Tokenizer) -> frozenset[int]:
     """Tokens that end the assistant's turn."""
     return frozenset([int(tokenizer.eos_token_id)])
 
 
-def completion_ids(tokenizer: "PreTrainedTokenizerBase", completion: Completion) -> list[int]:
+def completion_ids(tokenizer: Tokenizer, completion: Completion) -> list[int]:
     """The completion's tokens, ending with the end-of-turn token unless it was cut off.
 
     Stored tokens are used as they are: decoding and encoding again need not give them back.
@@ -60,6 +60,6 @@ def completion_ids(tokenizer: "PreTrainedTokenizerBase", completion: Completion)
     return list(ids) + ended
 
 
-def decode(tokenizer: "PreTrainedTokenizerBase", token_ids: Sequence[int]) -> str:
+def decode(tokenizer: Tokenizer, token_ids: Sequence[int]) -> str:
     """The text of drawn tokens, special tokens left out."""
     return str(tokenizer.decode(list(token_ids), skip_special_tokens=True))

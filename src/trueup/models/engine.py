@@ -187,7 +187,7 @@ class Engine:
         return str(self._backbone.tokenizer.decode([token_id]))
 
     def close(self) -> None:
-        """Stop: running answers end where they are, waiting ones fail. Twice is the same as once."""
+        """Stop: running answers end where they are, waiting ones fail. Twice is as good as once."""
         with self._changed:
             self._is_closed = True
             waiting, self._waiting = list(self._waiting), deque()

@@ -45,6 +45,7 @@ class _GrowingLayer(DynamicLayer):
         self.value_room[:, :, self.filled : end] = value_states
         self.filled = end
         self._show()
+        assert self.keys is not None and self.values is not None
         return self.keys, self.values
 
     def _show(self) -> None:
@@ -60,11 +61,13 @@ class GrowingCache(Cache):
     """A key-value cache with room for `room` tokens a row; finished rows can be dropped."""
 
     def __init__(self, room: int) -> None:
-        super().__init__(layer_class_to_replicate=lambda *_, **__: _GrowingLayer(room))
+        make_layer: Any = lambda *_, **__: _GrowingLayer(room)  # noqa: E731
+        super().__init__(layer_class_to_replicate=make_layer)
 
     def keep_rows(self, rows: Tensor) -> None:
         """Keep these rows, in this order; a row named twice is copied. Shape of `rows`: (B',)."""
         for layer in self.layers:
+            assert isinstance(layer, _GrowingLayer)
             layer.keep_rows(rows)
 
 

@@ -7,15 +7,12 @@ whole batch never exist.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 __all__ = ["Branches", "completion_logprobs"]
 
@@ -29,7 +26,7 @@ class Branches(NamedTuple):
     completions: Sequence[Sequence[int]]
 
 
-def completion_logprobs(model: "PreTrainedModel", rows: Sequence[Branches]) -> list[list[Tensor]]:
+def completion_logprobs(model: Any, rows: Sequence[Branches]) -> list[list[Tensor]]:
     """log p(token | prompt, tokens before it) of every completion token, in nats.
 
     Equal to running each prompt + completion as a row of its own, to 1e-5 in fp32, gradients
@@ -52,7 +49,7 @@ def completion_logprobs(model: "PreTrainedModel", rows: Sequence[Branches]) -> l
     return [[next(pieces) for _ in row.completions] for row in rows]
 
 
-def _decoder(model: "PreTrainedModel") -> "PreTrainedModel":
+def _decoder(model: Any) -> Any:
     """The network without its head; peft's wrapper is looked through, its layers stay."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     return inner.get_decoder()

@@ -48,7 +48,8 @@ def m001_initial(connection: Connection) -> None:
             connection.execute(text(f"CREATE INDEX {name} ON {table} ({column})"))
     connection.execute(
         text(
-            "CREATE TABLE edges (child VARCHAR NOT NULL, parent VARCHAR NOT NULL, UNIQUE (child, parent))"
+            "CREATE TABLE edges (child VARCHAR NOT NULL, parent VARCHAR NOT NULL, "
+            "UNIQUE (child, parent))"
         )
     )
     connection.execute(text("CREATE INDEX edges_by_parent ON edges (parent)"))
@@ -64,7 +65,8 @@ def applied(connection: Connection) -> set[str]:
     """Names of the steps this store already has."""
     connection.execute(
         text(
-            "CREATE TABLE IF NOT EXISTS migrations (name VARCHAR PRIMARY KEY, applied_at VARCHAR NOT NULL)"
+            "CREATE TABLE IF NOT EXISTS migrations "
+            "(name VARCHAR PRIMARY KEY, applied_at VARCHAR NOT NULL)"
         )
     )
     return {row.name for row in connection.execute(text("SELECT name FROM migrations"))}

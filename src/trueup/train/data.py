@@ -47,7 +47,7 @@ def encode(
 
 
 def order(num_pairs: int, *, epoch: int, seed: int) -> list[int]:
-    """The order of the pairs in an epoch: a function of the seed alone, so a resumed run knows it."""
+    """The order of the pairs in an epoch: a function of the seed, so a resumed run knows it."""
     import torch
 
     random = torch.Generator().manual_seed(seed * 1_000_003 + epoch)

@@ -67,13 +67,12 @@ def check_identity(
         if not max(gaps) <= tolerance:
             raise IdentityError(
                 "The starting policy is not the model that served",
-                got=f"log-probs differ by {max(gaps):.2g} nats",
+                got=f"differs by {max(gaps):.2g} nats",
                 expected=f"at most {tolerance:g}",
-                next="check train against serve: the adapter it starts from, chat template, dtype, dropout",
+                next="compare what trains with what serves: adapter, chat template, dtype, dropout",
             )
-    if not abs(figures["first_loss"] - math.log(2)) <= (
-        LOSS_TOLERANCE if tolerance == SERVED_TOLERANCE else 1e-2
-    ):
+    allowed = LOSS_TOLERANCE if tolerance == SERVED_TOLERANCE else 1e-2
+    if not abs(figures["first_loss"] - math.log(2)) <= allowed:
         raise IdentityError(
             "The first DPO loss is not log 2, so the policy does not start at its reference",
             got=figures["first_loss"],

@@ -1,0 +1,507 @@
+"""Small inline SVG plots, drawn here and not in the browser: no script, no library, no font file.
+
+Horizontal places are percentages and vertical ones pixels, so a plot fills whatever width it gets
+while its text and strokes keep their size. Colours are classes of the page's stylesheet, so one
+drawing serves light, dark and print. Every plot carries its figures as a text alternative; what is
+unknown is left out of the drawing, never put at zero.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from markupsafe import Markup
+
+__all__ = [
+    "LOG_2",
+    "Bar",
+    "Curve",
+    "Histogram",
+    "Mark",
+    "Row",
+    "bars",
+    "figure",
+    "forest",
+    "histogram",
+    "line_plot",
+    "rolling_mean",
+]
+
+LOG_2 = math.log(2)
+"""The DPO loss of a policy that is still its reference."""
+
+HEIGHT = 190  # of line plots and histograms, px
+STRIP = 10_000  # width of the curves' own coordinates; stretched to the plot's
+ROW = 46  # of a forest plot, px
+BAR = 34  # of a bar, px
+BINS = 18  # wished for; round edges may make a few more or fewer
+
+Number = float | None
+
+
+class Curve(NamedTuple):
+    """A line over 1, 2, 3, … (or from `start`); `style` is a class of the stylesheet."""
+
+    name: str
+    ys: Sequence[Number]
+    style: str = "candidate"
+    start: int = 1
+    thin: bool = False
+    """Drawn faintly: the raw values behind a smoothed curve, which says it in words."""
+
+
+class Histogram(NamedTuple):
+    """One value a prompt."""
+
+    name: str
+    values: Sequence[float]
+    style: str = "candidate"
+
+
+class Mark(NamedTuple):
+    """A threshold or a point of reference."""
+
+    at: float
+    label: str
+
+
+class Row(NamedTuple):
+    """An estimate with its interval; None where there is none."""
+
+    name: str
+    note: str
+    estimate: Number
+    low: Number
+    high: Number
+    strong: bool = False
+
+
+class Bar(NamedTuple):
+    """A count and its name."""
+
+    name: str
+    value: float
+
+
+def figure(value: Number, kind: str = "number") -> str:
+    """A figure as people read it; None is `unknown`.
+
+    Kinds: `number` (three significant digits), `score`, `rate` (in per cent), `tokens`, `nats`,
+    `points` (of a rate, signed), `difference` (signed score), `ratio`, `count`, `seconds`.
+    """
+    if value is None or not math.isfinite(value):
+        return "unknown"
+    if kind == "rate":
+        return f"{value:.1%}"
+    if kind == "points":
+        return f"{100 * value:+.1f}".replace("-", "−")
+    if kind == "difference":
+        return f"{value:+.3f}".replace("-", "−")
+    digits = {"score": 3, "tokens": 1, "nats": 2, "ratio": 2, "count": 0, "seconds": 1}.get(kind)
+    text = _significant(value) if digits is None else f"{value:,.{digits}f}"
+    return text.replace("-", "−")
+
+
+def rolling_mean(values: Sequence[Number], window: int = 10) -> list[Number]:
+    """The mean of the last `window` known values up to each place."""
+    means: list[Number] = []
+    for end in range(1, len(values) + 1):
+        known = [v for v in values[max(0, end - window) : end] if v is not None]
+        means.append(sum(known) / len(known) if known else None)
+    return means
+
+
+def line_plot(
+    key: str,
+    title: str,
+    curves: Sequence[Curve],
+    *,
+    x_label: str,
+    y_label: str,
+    mark: Mark | None = None,
+    log: bool = False,
+) -> Markup:
+    """Curves over whole steps, with an axis and at most one threshold.
+
+    Args:
+        key: unique on the page; the text alternative is tied to the drawing by it.
+        log: the vertical axis is in powers of ten; values of zero and below are left out.
+    """
+    curves = [c._replace(ys=[_drawable(y, log) for y in c.ys]) for c in curves]
+    known = [y for c in curves for y in c.ys if y is not None]
+    if not known:
+        return Markup("")
+    spread = [*known, mark.at] if mark else known
+    y_axis = _Axis.log(spread) if log else _Axis.round(spread)
+    # never narrower than one step, so that a single step has a place
+    first = min(c.start for c in curves)
+    last = max(first + 1, *(c.start + len(c.ys) - 1 for c in curves))
+    x_axis = _Axis(first, last, [t for t in _round_ticks(first, last, whole=True) if t >= first])
+    parts = [*_y_grid(y_axis, y_label), *_x_ticks(x_axis, x_label)]
+    if mark:
+        parts.append(_level(mark, y_axis))
+    parts += [_curve(c, x_axis, y_axis) for c in curves]
+    spoken = [_curve_words(c) for c in curves if not c.thin]
+    spoken += [f"{mark.label} at {figure(mark.at)}"] if mark else []
+    return _svg(key, title, spoken, HEIGHT, parts)
+
+
+def histogram(
+    key: str, title: str, series: Sequence[Histogram], *, x_label: str, mark: Mark | None = None
+) -> Markup:
+    """One or two distributions over the same bins; dashed lines are the means."""
+    series = [s for s in series if s.values]
+    values = [v for s in series for v in s.values]
+    if not values:
+        return Markup("")
+    edges = _edges(min(values), max(values))
+    x_axis = _Axis(edges[0], edges[-1], _round_ticks(edges[0], edges[-1]))
+    x_axis = x_axis._replace(ticks=[t for t in x_axis.ticks if edges[0] <= t <= edges[-1]])
+    counts = [_counts(s.values, edges) for s in series]
+    y_axis = _Axis.counts(max(max(c) for c in counts))
+    parts = [*_y_grid(y_axis, "prompts"), *_x_ticks(x_axis, x_label)]
+    for one, count in zip(series, counts, strict=True):
+        parts.append(_steps(one.style, count, edges, x_axis, y_axis))
+    for one in series:
+        at = _percent(x_axis.at(sum(one.values) / len(one.values)))
+        parts.append(
+            _draw(
+                '<line class="mean {}" x1="{}" x2="{}" y1="0" y2="{}"/>', one.style, at, at, HEIGHT
+            )
+        )
+    if mark and edges[0] <= mark.at <= edges[-1]:
+        at = _percent(x_axis.at(mark.at))
+        parts.append(_draw('<line class="mark" x1="{}" x2="{}" y1="0" y2="{}"/>', at, at, HEIGHT))
+        parts.append(
+            _draw('<text class="mark-label end" x="{}" dx="-6" y="10">{}</text>', at, mark.label)
+        )
+    return _svg(key, title, [_histogram_words(s) for s in series], HEIGHT, parts)
+
+
+def forest(
+    key: str, title: str, rows: Sequence[Row], *, x_label: str, mark: Mark | None = None
+) -> Markup:
+    """One row an estimate: its name and note in words, its interval on a common axis below them.
+
+    Estimates are in [-1, 1] and printed in points. Zero is a solid line, the mark a dashed one.
+    """
+    known = [v for r in rows for v in (r.estimate, r.low, r.high) if v is not None]
+    if not known:
+        return Markup("")
+    ends = [100 * v for v in [*known, 0.0, *([mark.at] if mark else [])]]
+    axis = _Axis.round(ends)
+    axis = axis._replace(
+        low=axis.low / 100, high=axis.high / 100, ticks=[t / 100 for t in axis.ticks]
+    )
+    height = ROW * len(rows)
+    parts = [_upright("grid", axis.at(t), height) for t in axis.ticks if abs(t) > 1e-9]
+    parts.append(_upright("zero", axis.at(0.0), height))
+    if mark:
+        parts.append(_upright("mark", axis.at(mark.at), height))
+    for place, row in enumerate(rows):
+        parts += _interval(row, axis, ROW * place)
+    parts += [
+        _draw(
+            '<text class="tick middle" x="{}" y="{}">{}</text>',
+            _percent(axis.at(t)),
+            height + 20,
+            figure(t, "points").removesuffix(".0") if t else "0",
+        )
+        for t in axis.ticks
+    ]
+    parts.append(_draw('<text class="axis middle" x="50%" y="{}">{}</text>', height + 42, x_label))
+    return _svg(key, title, [_row_words(r) for r in rows], height, parts, wide=True)
+
+
+def bars(key: str, title: str, rows: Sequence[Bar]) -> Markup:
+    """One thin bar a count, all against the largest."""
+    most = max((r.value for r in rows), default=0)
+    parts: list[Markup] = []
+    for place, row in enumerate(rows):
+        top = BAR * place
+        share = row.value / most if most > 0 else 0.0
+        parts.append(_draw('<text class="name" x="0" y="{}">{}</text>', top + 12, row.name))
+        parts.append(
+            _draw(
+                '<text class="value end" x="100%" y="{}">{}</text>',
+                top + 12,
+                figure(row.value, "count"),
+            )
+        )
+        parts.append(_draw('<rect class="track" x="0" width="100%" y="{}" height="3"/>', top + 19))
+        parts.append(
+            _draw(
+                '<rect class="bar" x="0" width="{}" y="{}" height="3"/>', _percent(share), top + 19
+            )
+        )
+    spoken = [f"{r.name}: {figure(r.value, 'count')}" for r in rows]
+    return _svg(key, title, spoken, BAR * len(rows), parts, wide=True) if rows else Markup("")
+
+
+class _Axis(NamedTuple):
+    low: float
+    high: float
+    ticks: Sequence[float]
+    is_log: bool = False
+
+    @classmethod
+    def round(cls, values: Iterable[float]) -> "_Axis":
+        """From tick to tick around the values."""
+        values = list(values)
+        ticks = _round_ticks(min(values), max(values))
+        return cls(ticks[0], ticks[-1], ticks)
+
+    @classmethod
+    def counts(cls, most: int) -> "_Axis":
+        ticks = _round_ticks(0, most, whole=True, most=4)
+        return cls(0, ticks[-1], ticks)
+
+    @classmethod
+    def log(cls, values: Iterable[float]) -> "_Axis":
+        """Whole powers of ten around the values, at most six of them named."""
+        exponents = [math.log10(v) for v in values]
+        low, high = math.floor(min(exponents)), math.ceil(max(exponents))
+        high = max(high, low + 1)
+        every = math.ceil((high - low) / 5)
+        ticks = [10.0**e for e in range(low, high + 1) if e % every == 0]
+        return cls(float(low), float(high), ticks, is_log=True)
+
+    def at(self, value: float) -> float:
+        """The place of a value as a share of the axis."""
+        value = math.log10(value) if self.is_log else value
+        return (value - self.low) / (self.high - self.low)
+
+
+def _round_ticks(low: float, high: float, *, whole: bool = False, most: int = 5) -> list[float]:
+    """Multiples of 1, 2 or 5 times a power of ten that enclose the range."""
+    if high <= low:
+        pad = max(abs(low) * 0.1, 1.0 if whole else 1e-3)
+        low, high = low - (0 if whole else pad), high + pad
+    rough = (high - low) / most
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * (1 - 1e-9))
+    step = max(step, 1.0) if whole else step
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(n * step, 12) for n in range(first, last + 1)]
+
+
+def _edges(low: float, high: float) -> list[float]:
+    if high <= low:
+        pad = max(abs(low) * 0.5, 0.5)
+        low, high = low - pad, high + pad
+    return _round_ticks(low, high, most=BINS)
+
+
+def _counts(values: Sequence[float], edges: Sequence[float]) -> list[int]:
+    counts, width = [0] * (len(edges) - 1), edges[1] - edges[0]
+    for value in values:
+        counts[min(int((value - edges[0]) / width), len(counts) - 1)] += 1
+    return counts
+
+
+def _y_grid(axis: _Axis, label: str) -> list[Markup]:
+    parts = [_draw('<text class="axis" x="0" y="-14">{}</text>', label)]
+    for tick in axis.ticks:
+        y = _y(axis, tick)
+        parts.append(_draw('<line class="grid" x1="0" x2="100%" y1="{}" y2="{}"/>', y, y))
+        parts.append(
+            _draw(
+                '<text class="tick end" x="0" dx="-10" y="{}" dy="4">{}</text>',
+                y,
+                _power(round(math.log10(tick))) if axis.is_log else figure(tick),
+            )
+        )
+    return parts
+
+
+def _x_ticks(axis: _Axis, label: str) -> list[Markup]:
+    parts = [
+        _draw(
+            '<text class="tick middle" x="{}" y="{}">{}</text>',
+            _percent(axis.at(tick)),
+            HEIGHT + 20,
+            figure(tick),
+        )
+        for tick in axis.ticks
+        if axis.at(tick) <= 1 + 1e-9
+    ]
+    return [*parts, _draw('<text class="axis middle" x="50%" y="{}">{}</text>', HEIGHT + 42, label)]
+
+
+def _level(mark: Mark, axis: _Axis) -> Markup:
+    y = _y(axis, mark.at)
+    return _draw('<line class="mark" x1="0" x2="100%" y1="{}" y2="{}"/>', y, y)
+
+
+def _upright(style: str, share: float, height: int) -> Markup:
+    at = _percent(share)
+    return _draw('<line class="{}" x1="{}" x2="{}" y1="0" y2="{}"/>', style, at, at, height)
+
+
+def _curve(curve: Curve, x_axis: _Axis, y_axis: _Axis) -> Markup:
+    """A polyline for each unbroken stretch of known values, and a dot on the last."""
+    style = f"curve {curve.style}{' thin' if curve.thin else ''}"
+    stretches: list[list[str]] = [[]]
+    last = None
+    for step, y in enumerate(curve.ys, start=curve.start):
+        if y is None:
+            stretches.append([])
+            continue
+        last = (x_axis.at(step), _y(y_axis, y))
+        stretches[-1].append(f"{STRIP * last[0]:.0f},{last[1]}")
+    drawn = [_polyline(style, points) for points in stretches if len(points) > 1]
+    part = _stretched(drawn)
+    if last and not curve.thin:
+        part += _draw(
+            '<circle class="dot {}" cx="{}" cy="{}" r="3.5"/>',
+            curve.style,
+            _percent(last[0]),
+            last[1],
+        )
+    return part
+
+
+def _steps(
+    style: str, counts: Sequence[int], edges: Sequence[float], x_axis: _Axis, y_axis: _Axis
+) -> Markup:
+    """The outline of a histogram, lightly filled."""
+    points = [f"{STRIP * x_axis.at(edges[0]):.0f},{HEIGHT}"]
+    for count, left, right in zip(counts, edges[:-1], edges[1:], strict=True):
+        y = _y(y_axis, count)
+        points += [f"{STRIP * x_axis.at(left):.0f},{y}", f"{STRIP * x_axis.at(right):.0f},{y}"]
+    points.append(f"{STRIP * x_axis.at(edges[-1]):.0f},{HEIGHT}")
+    return _stretched([_polyline(f"steps {style}", points)])
+
+
+def _polyline(style: str, points: Sequence[str]) -> Markup:
+    return _draw(
+        '<polyline class="{}" vector-effect="non-scaling-stroke" points="{}"/>',
+        style,
+        " ".join(points),
+    )
+
+
+def _stretched(drawn: Sequence[Markup]) -> Markup:
+    """Polylines know no percentages, so they live in coordinates of their own."""
+    return _draw(
+        '<svg viewBox="0 0 {} {}" preserveAspectRatio="none" width="100%" height="{}">{}</svg>',
+        STRIP,
+        HEIGHT,
+        HEIGHT,
+        Markup("").join(drawn),
+    )
+
+
+def _interval(row: Row, axis: _Axis, top: int) -> list[Markup]:
+    name = "name strong" if row.strong else "name"
+    parts = [
+        _draw('<text class="{}" x="0" y="{}">{}</text>', name, top + 14, row.name),
+        _draw('<text class="value end" x="100%" y="{}">{}</text>', top + 14, row.note),
+    ]
+    y = top + 28
+    if row.low is not None and row.high is not None:
+        parts.append(
+            _draw(
+                '<line class="interval" x1="{}" x2="{}" y1="{}" y2="{}"/>',
+                _percent(axis.at(row.low)),
+                _percent(axis.at(row.high)),
+                y,
+                y,
+            )
+        )
+    if row.estimate is not None:
+        parts.append(
+            _draw(
+                '<circle class="dot candidate" cx="{}" cy="{}" r="{}"/>',
+                _percent(axis.at(row.estimate)),
+                y,
+                5 if row.strong else 4,
+            )
+        )
+    return parts
+
+
+def _svg(
+    key: str,
+    title: str,
+    spoken: Sequence[str],
+    height: int,
+    parts: Sequence[Markup],
+    *,
+    wide: bool = False,
+) -> Markup:
+    return _draw(
+        '<svg class="plot{}" role="img" aria-labelledby="{}-title {}-desc"'
+        ' width="100%" height="{}"><title id="{}-title">{}</title><desc id="{}-desc">{}</desc>{}</svg>',
+        " wide" if wide else "",
+        key,
+        key,
+        height,
+        key,
+        title,
+        key,
+        ". ".join(spoken) + ".",
+        Markup("").join(parts),
+    )
+
+
+def _draw(form: str, *values: object) -> Markup:
+    """Fill a piece of SVG; every value that is not itself a drawing is escaped."""
+    return Markup(form).format(*values)
+
+
+def _curve_words(curve: Curve) -> str:
+    known = [y for y in curve.ys if y is not None]
+    return (
+        f"{curve.name}: {len(known)} points, starts at {figure(known[0])}, ends at "
+        f"{figure(known[-1])}, between {figure(min(known))} and {figure(max(known))}"
+        if known
+        else f"{curve.name}: unknown"
+    )
+
+
+def _histogram_words(series: Histogram) -> str:
+    values = sorted(series.values)
+    middle = values[len(values) // 2]
+    return (
+        f"{series.name}: {len(values)} prompts, mean {figure(sum(values) / len(values))}, "
+        f"median {figure(middle)}, between {figure(values[0])} and {figure(values[-1])}"
+    )
+
+
+def _row_words(row: Row) -> str:
+    if row.estimate is None:
+        return f"{row.name}: unknown"
+    return (
+        f"{row.name}: {figure(row.estimate, 'points')} points, "
+        f"from {figure(row.low, 'points')} to {figure(row.high, 'points')}; {row.note}"
+    )
+
+
+def _drawable(value: Number, log: bool) -> Number:
+    if value is None or not math.isfinite(value) or (log and value <= 0):
+        return None
+    return min(max(value, 1e-300), 1e300) if log else value
+
+
+def _significant(value: float) -> str:
+    size = abs(value)
+    if value and (size >= 1e6 or size < 1e-3):
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{mantissa.removesuffix('.0')} × {_power(int(exponent))}"
+    return f"{value:,.0f}" if size >= 1000 else f"{value:.3g}"
+
+
+def _power(exponent: int) -> str:
+    """A power of ten: in digits near one, as 10ⁿ far from it."""
+    if -2 <= exponent <= 4:
+        return f"{10.0**exponent:,.{max(0, -exponent)}f}"
+    return "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def _y(axis: _Axis, value: float) -> float:
+    return round(HEIGHT * (1 - axis.at(value)), 1)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f}%"

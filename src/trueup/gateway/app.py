@@ -6,12 +6,14 @@
     GET  /health                 always here
     *    /v1/…                   the upstream, if there is one
 
-Capture stands beside the answer and never in its way: see `trueup.capture.recorder`.
+Capture stands beside the answer and never in its way: see `trueup.capture.recorder`. In front of
+an upstream no torch is loaded.
 """
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -25,8 +27,10 @@ from trueup.gateway.errors import HANDLERS
 from trueup.gateway.feedback import FeedbackRoute
 from trueup.gateway.local import LocalChat
 from trueup.gateway.proxy import Upstream
-from trueup.models.engine import Engine
 from trueup.store import Store
+
+if TYPE_CHECKING:
+    from trueup.models.engine import Engine
 
 __all__ = ["create_app"]
 
@@ -34,7 +38,7 @@ METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
 def create_app(
-    store: Store, serve: ServeConfig, capture: CaptureConfig, engine: Engine | None
+    store: Store, serve: ServeConfig, capture: CaptureConfig, engine: "Engine | None"
 ) -> Starlette:
     """The app. It owns its recorder (`app.state.recorder`) and drains it at shutdown; engine and
     store are the caller's to close.
@@ -83,7 +87,7 @@ def create_app(
 class _Health:
     """`GET /health`: 200 while requests can be answered, 503 with the reason when not."""
 
-    def __init__(self, serve: ServeConfig, recorder: Recorder, engine: Engine | None) -> None:
+    def __init__(self, serve: ServeConfig, recorder: Recorder, engine: "Engine | None") -> None:
         self._serve, self._recorder, self._engine = serve, recorder, engine
 
     async def get(self, _: Request) -> Response:

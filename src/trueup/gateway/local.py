@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
@@ -23,8 +23,10 @@ from trueup.gateway.chat import ChatRequest
 from trueup.gateway.config import ServeConfig
 from trueup.gateway.connection import ByteStream, or_gone
 from trueup.gateway.errors import RequestError, error_event
-from trueup.models.engine import Engine, Pending, Piece
 from trueup.records import Completion, Interaction
+
+if TYPE_CHECKING:
+    from trueup.models.engine import Engine, Pending, Piece
 
 __all__ = ["LocalChat", "choice_id"]
 
@@ -34,7 +36,7 @@ DONE = b"data: [DONE]\n\n"
 class LocalChat:
     """The routes that the local model answers."""
 
-    def __init__(self, engine: Engine, serve: ServeConfig, recorder: Recorder) -> None:
+    def __init__(self, engine: "Engine", serve: ServeConfig, recorder: Recorder) -> None:
         self._engine, self._serve, self._recorder = engine, serve, recorder
 
     async def complete(self, request: Request) -> Response:
@@ -71,7 +73,7 @@ class _Answer:
     """One request on its way through the engine."""
 
     def __init__(
-        self, engine: Engine, serve: ServeConfig, recorder: Recorder, asked: ChatRequest
+        self, engine: "Engine", serve: ServeConfig, recorder: Recorder, asked: ChatRequest
     ) -> None:
         self._engine, self._serve, self._recorder, self._asked = engine, serve, recorder, asked
         self._id = f"chatcmpl-{uuid.uuid4().hex}"
@@ -98,9 +100,9 @@ class _Answer:
     async def stream(self, request: Request) -> Response:
         """Headers are sent with the first token, so what fails before it still has its status."""
         loop = asyncio.get_running_loop()
-        heard: asyncio.Queue[Piece | None] = asyncio.Queue()  # None: there will be no more
+        heard: "asyncio.Queue[Piece | None]" = asyncio.Queue()  # None: there will be no more
 
-        def tell(piece: Piece | None) -> None:
+        def tell(piece: "Piece | None") -> None:
             loop.call_soon_threadsafe(heard.put_nowait, piece)
 
         pending = await self._submit(tell)
@@ -113,10 +115,10 @@ class _Answer:
             pending.answer.result()  # nothing was said: it failed, and this raises why
         return ByteStream(self._events(pending, first, heard))
 
-    async def _submit(self, tell: Callable[[Piece | None], None] | None) -> Pending:
+    async def _submit(self, tell: "Callable[[Piece | None], None] | None") -> "Pending":
         """Ask the engine; the capture is the first to hear how it ended."""
 
-        def submit() -> Pending:
+        def submit() -> "Pending":
             pending = self._engine.submit(
                 self._asked.prompt,
                 self._asked.sampling,
@@ -130,7 +132,7 @@ class _Answer:
 
         return await asyncio.to_thread(submit)  # a long prompt takes a while to become tokens
 
-    def _capture(self, pending: Pending, answer: Future[list[Completion]]) -> None:
+    def _capture(self, pending: "Pending", answer: Future[list[Completion]]) -> None:
         if answer.cancelled() or answer.exception():
             return  # no answer, no interaction
         latency_ms = (time.perf_counter() - self._started) * 1000
@@ -152,7 +154,7 @@ class _Answer:
         )
 
     async def _events(
-        self, pending: Pending, piece: Piece | None, heard: asyncio.Queue[Piece | None]
+        self, pending: "Pending", piece: "Piece | None", heard: "asyncio.Queue[Piece | None]"
     ) -> AsyncGenerator[bytes]:
         head = {
             "id": self._id,
@@ -184,7 +186,7 @@ class _Answer:
         finally:
             pending.cancel()  # without effect once it is complete
 
-    def _piece_events(self, head: dict[str, Any], piece: Piece) -> list[bytes]:
+    def _piece_events(self, head: dict[str, Any], piece: "Piece") -> list[bytes]:
         events = []
         if piece.text or (piece.token_ids and self._asked.logprobs):
             more = {}

@@ -126,7 +126,7 @@ class LLMJudge:
         opening = {"role": "user", "content": question}
         messages, problem = [opening], ""
         for attempt in range(self._config.max_retries + 1):
-            wait_s = _wait_s(attempt, None)
+            wait_s = 0.0
             try:
                 reply = await self._post(session, messages)
                 verdict = parse_verdict(reply.text)
@@ -171,7 +171,7 @@ class LLMJudge:
                         retry_after=response.headers.get("Retry-After"),
                     )
                 return _reply(json.loads(said))
-        except aiohttp.InvalidURL:
+        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
             raise _Failed("this is not a URL", status=400) from None  # no retry mends it
         except TimeoutError:
             raise _Failed(f"no answer within {self._config.timeout_s:g} s") from None

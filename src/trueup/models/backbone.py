@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["Backbone", "adapter_weights", "base_weights"]
 
 ADAPTER_FILE = "adapter_model.safetensors"
-PREFILL_TOKENS = 8192
-"""Prompt tokens of one sampling batch: bounds the keys and values held at once."""
+BATCH_TOKENS = 12288
+"""Prompt tokens over all rows of a sampling batch: bounds the keys and values held at once."""
 
 
 class Backbone:
@@ -204,7 +204,7 @@ class Backbone:
         ends = chat.eos_ids(self.tokenizer)
         done: dict[int, list[Completion]] = {}
         with self.acting_as(role) as model:
-            for batch in _batches([len(e) for e in encoded], num_samples):
+            for batch in _batches(encoded, num_samples):
                 # a seeded batch stays reproducible and rows differ: the seed counts on by prompt
                 requests = [
                     SampleRequest(encoded[i], _seeded(sampling, i), num_samples) for i in batch
@@ -233,14 +233,16 @@ def _seeded(sampling: Sampling, place: int) -> Sampling:
     return sampling.model_copy(update={"seed": (sampling.seed * 100_003 + place) % 2**48})
 
 
-def _batches(lengths: list[int], num_samples: int) -> Iterator[list[int]]:
-    """Indices in batches of similar length, each within the token budget."""
-    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+def _batches(prompts: list[list[int]], num_samples: int) -> Iterator[list[int]]:
+    """Indices in batches of similar length and beginning, each within the token budget."""
+    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]) // 64, prompts[i]))
     batch: list[int] = []
+    longest = 0
     for i in order:
-        if batch and (len(batch) + 1) * lengths[i] * num_samples > PREFILL_TOKENS:
+        longest = max(longest, len(prompts[i]))
+        if batch and (len(batch) + 1) * longest * num_samples > BATCH_TOKENS:
             yield batch
-            batch = []
+            batch, longest = [], len(prompts[i])
         batch.append(i)
     if batch:
         yield batch

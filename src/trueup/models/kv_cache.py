@@ -53,8 +53,17 @@ class _GrowingLayer(DynamicLayer):
         self.values = self.value_room[:, :, : self.filled]
 
     def keep_rows(self, rows: Tensor) -> None:
-        self.key_room, self.value_room = self.key_room[rows], self.value_room[rows]
+        """Keep these rows; only what is filled is copied."""
+        self.key_room, self.value_room = (
+            self._picked(self.key_room, rows),
+            self._picked(self.value_room, rows),
+        )
         self._show()
+
+    def _picked(self, room: Tensor, rows: Tensor) -> Tensor:
+        picked = room.new_empty(len(rows), *room.shape[1:])
+        picked[:, :, : self.filled] = room[rows, :, : self.filled]
+        return picked
 
 
 class GrowingCache(Cache):

@@ -1,8 +1,8 @@
 """Draw completions: each prompt runs once, its samples decode together.
 
 Rows of a batch are (request, sample) pairs. A prompt is prefilled once and its keys and values are
-repeated for its samples; finished rows leave the batch. Every drawn token keeps the log-prob that
-the model itself gave it (temperature 1, nothing cut off), so the reference pass of a later
+repeated for its samples; finished rows leave the batch in bulk. Every drawn token keeps the log-prob
+that the model itself gave it (temperature 1, nothing cut off), so the reference pass of a later
 training step is already paid for where the generator is the reference.
 
 Randomness belongs to the row, not to the batch: a seeded request draws the same uniforms whoever
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from trueup.models.kv_cache import GrowingCache
+from trueup.models.prefill import prefill
 from trueup.records import Sampling
 
 if TYPE_CHECKING:
@@ -30,6 +30,10 @@ that completion there, with finish reason "unknown"."""
 
 OnDone = Callable[[int, int, "Drawn"], None]
 """Called as (request index, sample index, completion) as soon as a completion has ended."""
+
+
+KEEP_ABOVE = 0.75
+"""Share of unfinished rows under which the finished ones are dropped: dropping copies the cache."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class _Row:
     drawn: Drawn
     real_length: int
     """Prompt tokens and drawn tokens so far: the position of the next token."""
+    is_done: bool = False
 
 
 @torch.inference_mode()
@@ -72,8 +77,8 @@ def sample(
 ) -> list[list[Drawn]]:
     """Continue every request's prompt `num_samples` times.
 
-    Prompts are left-padded to the longest of the batch; callers bucket by length. Log-probs equal
-    a recomputation over the whole sequence to 1e-4 in fp32 (tested), whatever the padding.
+    Log-probs equal a recomputation over the whole sequence to 1e-4 in fp32 (tested), whatever the
+    company. Callers put prompts of like length and beginning together.
 
     Args:
         eos_ids: tokens that end a completion; the one drawn is kept, with its log-prob.
@@ -84,36 +89,30 @@ def sample(
         For each request its samples, in order.
     """
     rows = _rows(requests)
-    cache, logits_BV, mask_BT = _prefill(model, requests)
-    alive = list(range(len(rows)))
-    while alive:
-        tokens = _draw([rows[i] for i in alive], logits_BV)
-        logprobs = torch.log_softmax(logits_BV.float(), dim=-1).gather(1, tokens[:, None])[:, 0]
-        keep = []
-        for place, (token, logprob) in enumerate(
-            zip(tokens.tolist(), logprobs.tolist(), strict=True)
-        ):
-            row = rows[alive[place]]
-            is_done = _append(row, token, logprob, eos_ids)
-            if (
-                on_token
-                and on_token(row.request_idx, row.sample_idx, token, logprob)
-                and not is_done
-            ):
-                row.drawn.finish_reason, is_done = "unknown", True
-            if not is_done:
-                keep.append(place)
-            elif on_done:
-                on_done(row.request_idx, row.sample_idx, row.drawn)
-        if len(keep) < len(alive):
-            if not keep:
-                break
-            alive = [alive[place] for place in keep]
-            kept = torch.tensor(keep, device=tokens.device)
+    cache, logits_BV, mask_BT = prefill(
+        model,
+        [r.prompt_ids for r in requests],
+        [r.num_samples for r in requests],
+        num_new=max(r.sampling.max_tokens for r in requests),
+    )
+    batch = rows  # the row in each place; a finished one stays until dropping it pays
+    while True:
+        tokens, logprobs = _draw(batch, logits_BV)
+        for row, token, logprob in zip(batch, tokens.tolist(), logprobs.tolist(), strict=True):
+            if not row.is_done:
+                _append(row, token, logprob, eos_ids, on_token)
+                if row.is_done and on_done:
+                    on_done(row.request_idx, row.sample_idx, row.drawn)
+        alive = [place for place, row in enumerate(batch) if not row.is_done]
+        if not alive:
+            break
+        if len(alive) <= KEEP_ABOVE * len(batch):
+            kept = torch.tensor(alive, device=tokens.device)
+            batch = [batch[place] for place in alive]
             tokens, mask_BT = tokens[kept], mask_BT[kept]
             cache.keep_rows(kept)
-        mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(alive), 1)], dim=1)
-        positions = torch.tensor([[rows[i].real_length - 1] for i in alive], device=tokens.device)
+        mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(batch), 1)], dim=1)
+        positions = torch.tensor([[row.real_length - 1] for row in batch], device=tokens.device)
         logits_BV = model(
             input_ids=tokens[:, None],
             attention_mask=mask_BT,
@@ -149,55 +148,37 @@ def _rows(requests: Sequence[SampleRequest]) -> list[_Row]:
     return rows
 
 
-def _prefill(
-    model: "PreTrainedModel", requests: Sequence[SampleRequest]
-) -> tuple[GrowingCache, Tensor, Tensor]:
-    """Run every prompt once, then give each of its samples a copy of the keys and values."""
-    lengths = [len(r.prompt_ids) for r in requests]
-    longest = max(lengths)
-    device = model.device
-    ids_BT = torch.zeros(len(requests), longest, dtype=torch.long)
-    mask_BT = torch.zeros(len(requests), longest, dtype=torch.long)
-    for i, request in enumerate(requests):
-        # left padding: the last prompt token of every row stands in the last column
-        ids_BT[i, longest - lengths[i] :] = torch.as_tensor(request.prompt_ids)
-        mask_BT[i, longest - lengths[i] :] = 1
-    positions_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)
-    room = longest + max(r.sampling.max_tokens for r in requests)
-    cache = GrowingCache(room)
-    logits_BV = model(
-        input_ids=ids_BT.to(device),
-        attention_mask=mask_BT.to(device),
-        position_ids=positions_BT.to(device),
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    ).logits[:, -1]
-    copies = torch.tensor([i for i, r in enumerate(requests) for _ in range(r.num_samples)])
-    if len(copies) != len(requests):
-        cache.keep_rows(copies.to(device))
-    return cache, logits_BV[copies.to(device)], mask_BT[copies].to(device)
+def _draw(rows: list[_Row], logits_BV: Tensor) -> tuple[Tensor, Tensor]:
+    """The next token of each row and its log-prob under the model itself, both of shape (B,).
+
+    Greedy at temperature 0, else by the inverse of the cumulative distribution.
+    """
+    logprobs_BV = torch.log_softmax(logits_BV.float(), dim=-1)
+    drawn = logprobs_BV.argmax(dim=-1)
+    if any(row.sampling.temperature > 0 for row in rows):
+        # float64: with 50k tokens a float32 running sum no longer reaches 1 within half a token
+        cdf_BV = _probs(rows, logprobs_BV).double().cumsum_(dim=-1)
+        uniforms = torch.stack(
+            [torch.rand(1, generator=row.random, dtype=torch.float64) for row in rows]
+        )
+        targets = uniforms.to(cdf_BV.device) * cdf_BV[:, -1:]
+        random = torch.searchsorted(cdf_BV, targets, right=True)[:, 0]
+        is_greedy = torch.tensor([row.sampling.temperature == 0 for row in rows])
+        random = random.clamp(max=cdf_BV.shape[1] - 1)
+        drawn = torch.where(is_greedy.to(drawn.device), drawn, random)
+    return drawn, logprobs_BV.gather(1, drawn[:, None])[:, 0]
 
 
-def _draw(rows: list[_Row], logits_BV: Tensor) -> Tensor:
-    """The next token of each row, shape (B,): greedy at temperature 0, else inverse-CDF."""
-    greedy = logits_BV.argmax(dim=-1)
-    if all(row.sampling.temperature == 0 for row in rows):
-        return greedy
-    temperatures = torch.tensor([row.sampling.temperature or 1.0 for row in rows])
-    probs_BV = torch.softmax(logits_BV.float() / temperatures[:, None].to(logits_BV.device), dim=-1)
-    top_p = torch.tensor([row.sampling.top_p for row in rows], device=logits_BV.device)
-    if bool((top_p < 1).any()):
-        probs_BV = _cut_tail(probs_BV, top_p)
-    # float64: with 50k tokens a float32 running sum no longer reaches 1 within half a token
-    cdf_BV = probs_BV.double().cumsum(dim=-1)
-    uniforms = torch.stack(
-        [torch.rand(1, generator=row.random, dtype=torch.float64) for row in rows]
-    )
-    targets = uniforms.to(cdf_BV.device) * cdf_BV[:, -1:]
-    drawn = torch.searchsorted(cdf_BV, targets, right=True)[:, 0].clamp(max=cdf_BV.shape[1] - 1)
-    is_greedy = torch.tensor([row.sampling.temperature == 0 for row in rows], device=drawn.device)
-    return torch.where(is_greedy, greedy, drawn)
+def _probs(rows: list[_Row], logprobs_BV: Tensor) -> Tensor:
+    """The distribution each row draws from: its temperature, and what its top-p leaves."""
+    device = logprobs_BV.device
+    temperatures = torch.tensor([row.sampling.temperature or 1.0 for row in rows], device=device)
+    if bool((temperatures == 1).all()):
+        probs_BV = logprobs_BV.exp()
+    else:
+        probs_BV = torch.softmax(logprobs_BV / temperatures[:, None], dim=-1)
+    top_p = torch.tensor([row.sampling.top_p for row in rows], device=device)
+    return _cut_tail(probs_BV, top_p) if bool((top_p < 1).any()) else probs_BV
 
 
 def _cut_tail(probs_BV: Tensor, top_p: Tensor) -> Tensor:
@@ -208,12 +189,16 @@ def _cut_tail(probs_BV: Tensor, top_p: Tensor) -> Tensor:
     return torch.zeros_like(probs_BV).scatter(1, order, ordered)
 
 
-def _append(row: _Row, token: int, logprob: float, eos_ids: frozenset[int]) -> bool:
-    """Add a token to its row; True when the row is finished."""
+def _append(
+    row: _Row, token: int, logprob: float, eos_ids: frozenset[int], on_token: OnToken | None
+) -> None:
+    """Add a token to its row, tell the listener, and see whether the row is finished."""
     row.drawn.token_ids.append(token)
     row.drawn.logprobs.append(logprob)
     row.real_length += 1
     if token in eos_ids:
         row.drawn.finish_reason = "stop"
-        return True
-    return len(row.drawn.token_ids) >= row.sampling.max_tokens
+    row.is_done = token in eos_ids or len(row.drawn.token_ids) >= row.sampling.max_tokens
+    gives_up = on_token and on_token(row.request_idx, row.sample_idx, token, logprob)
+    if gives_up and not row.is_done:
+        row.drawn.finish_reason, row.is_done = "unknown", True

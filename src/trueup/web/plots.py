@@ -87,14 +87,15 @@ def figure(value: Number, kind: str = "number") -> str:
     """A figure as people read it; None is `unknown`.
 
     Kinds: `number` (three significant digits), `score`, `rate` (in per cent), `tokens`, `nats`,
-    `points` (of a rate, signed), `difference` (signed score), `ratio`, `count`, `seconds`.
+    `points` (a difference of rates, times 100), `signed`, `difference` (of scores), `ratio`,
+    `count`, `seconds`.
     """
     if value is None or not math.isfinite(value):
         return "unknown"
     if kind == "rate":
         return f"{value:.1%}"
-    if kind == "points":
-        return f"{100 * value:+.1f}".replace("-", "−")
+    if kind in ("points", "signed"):
+        return f"{100 * value if kind == 'points' else value:+.1f}".replace("-", "−")
     if kind == "difference":
         return f"{value:+.3f}".replace("-", "−")
     digits = {"score": 3, "tokens": 1, "nats": 2, "ratio": 2, "count": 0, "seconds": 1}.get(kind)
@@ -137,7 +138,7 @@ def line_plot(
     first = min(c.start for c in curves)
     last = max(first + 1, *(c.start + len(c.ys) - 1 for c in curves))
     x_axis = _Axis(first, last, [t for t in _round_ticks(first, last, whole=True) if t >= first])
-    parts = [*_y_grid(y_axis, y_label), *_x_ticks(x_axis, x_label)]
+    parts = [*_y_grid(y_axis, y_label), *_x_ticks(x_axis, x_label, HEIGHT)]
     if mark:
         parts.append(_level(mark, y_axis))
     parts += [_curve(c, x_axis, y_axis) for c in curves]
@@ -146,35 +147,26 @@ def line_plot(
     return _svg(key, title, spoken, HEIGHT, parts)
 
 
-def histogram(
-    key: str, title: str, series: Sequence[Histogram], *, x_label: str, mark: Mark | None = None
-) -> Markup:
-    """One or two distributions over the same bins; dashed lines are the means."""
+def histogram(key: str, title: str, series: Sequence[Histogram], *, x_label: str) -> Markup:
+    """One or two distributions over the same bins; dotted lines are the means."""
     series = [s for s in series if s.values]
     values = [v for s in series for v in s.values]
     if not values:
         return Markup("")
     edges = _edges(min(values), max(values))
-    x_axis = _Axis(edges[0], edges[-1], _round_ticks(edges[0], edges[-1]))
-    x_axis = x_axis._replace(ticks=[t for t in x_axis.ticks if edges[0] <= t <= edges[-1]])
+    ticks = [t for t in _round_ticks(edges[0], edges[-1]) if edges[0] <= t <= edges[-1]]
+    x_axis = _Axis(edges[0], edges[-1], ticks)
     counts = [_counts(s.values, edges) for s in series]
     y_axis = _Axis.counts(max(max(c) for c in counts))
-    parts = [*_y_grid(y_axis, "prompts"), *_x_ticks(x_axis, x_label)]
+    parts = [
+        *_y_grid(y_axis, "prompts; dotted lines are means"),
+        *_x_ticks(x_axis, x_label, HEIGHT),
+    ]
     for one, count in zip(series, counts, strict=True):
         parts.append(_steps(one.style, count, edges, x_axis, y_axis))
     for one in series:
-        at = _percent(x_axis.at(sum(one.values) / len(one.values)))
-        parts.append(
-            _draw(
-                '<line class="mean {}" x1="{}" x2="{}" y1="0" y2="{}"/>', one.style, at, at, HEIGHT
-            )
-        )
-    if mark and edges[0] <= mark.at <= edges[-1]:
-        at = _percent(x_axis.at(mark.at))
-        parts.append(_draw('<line class="mark" x1="{}" x2="{}" y1="0" y2="{}"/>', at, at, HEIGHT))
-        parts.append(
-            _draw('<text class="mark-label end" x="{}" dx="-6" y="10">{}</text>', at, mark.label)
-        )
+        mean = sum(one.values) / len(one.values)
+        parts.append(_upright(f"mean {one.style}", x_axis.at(mean), 0, HEIGHT))
     return _svg(key, title, [_histogram_words(s) for s in series], HEIGHT, parts)
 
 
@@ -183,33 +175,22 @@ def forest(
 ) -> Markup:
     """One row an estimate: its name and note in words, its interval on a common axis below them.
 
-    Estimates are in [-1, 1] and printed in points. Zero is a solid line, the mark a dashed one.
+    All are in points. Zero is a solid line, the mark a dashed one; they stand behind the
+    intervals only, so that no line runs through a word.
     """
     known = [v for r in rows for v in (r.estimate, r.low, r.high) if v is not None]
     if not known:
         return Markup("")
-    ends = [100 * v for v in [*known, 0.0, *([mark.at] if mark else [])]]
-    axis = _Axis.round(ends)
-    axis = axis._replace(
-        low=axis.low / 100, high=axis.high / 100, ticks=[t / 100 for t in axis.ticks]
-    )
-    height = ROW * len(rows)
-    parts = [_upright("grid", axis.at(t), height) for t in axis.ticks if abs(t) > 1e-9]
-    parts.append(_upright("zero", axis.at(0.0), height))
-    if mark:
-        parts.append(_upright("mark", axis.at(mark.at), height))
+    axis = _Axis.round([*known, 0.0, *([mark.at] if mark else [])])
+    uprights = [("grid", tick) for tick in axis.ticks] + [("zero", 0.0)]
+    uprights += [("mark", mark.at)] if mark else []
+    parts: list[Markup] = []
     for place, row in enumerate(rows):
-        parts += _interval(row, axis, ROW * place)
-    parts += [
-        _draw(
-            '<text class="tick middle" x="{}" y="{}">{}</text>',
-            _percent(axis.at(t)),
-            height + 20,
-            figure(t, "points").removesuffix(".0") if t else "0",
-        )
-        for t in axis.ticks
-    ]
-    parts.append(_draw('<text class="axis middle" x="50%" y="{}">{}</text>', height + 42, x_label))
+        top = ROW * place
+        parts += [_upright(style, axis.at(at), top + 22, top + 40) for style, at in uprights]
+        parts += _interval(row, axis, top)
+    height = ROW * len(rows)
+    parts += _x_ticks(axis, x_label, height, kind="signed")
     return _svg(key, title, [_row_words(r) for r in rows], height, parts, wide=True)
 
 
@@ -220,7 +201,7 @@ def bars(key: str, title: str, rows: Sequence[Bar]) -> Markup:
     for place, row in enumerate(rows):
         top = BAR * place
         share = row.value / most if most > 0 else 0.0
-        parts.append(_draw('<text class="name" x="0" y="{}">{}</text>', top + 12, row.name))
+        parts.append(_draw('<text class="name" x="0" y="{}">{}</text>', top + 12, _short(row.name)))
         parts.append(
             _draw(
                 '<text class="value end" x="100%" y="{}">{}</text>',
@@ -314,18 +295,18 @@ def _y_grid(axis: _Axis, label: str) -> list[Markup]:
     return parts
 
 
-def _x_ticks(axis: _Axis, label: str) -> list[Markup]:
+def _x_ticks(axis: _Axis, label: str, height: int, kind: str = "number") -> list[Markup]:
     parts = [
         _draw(
             '<text class="tick middle" x="{}" y="{}">{}</text>',
             _percent(axis.at(tick)),
-            HEIGHT + 20,
-            figure(tick),
+            height + 20,
+            figure(tick, kind).removesuffix(".0") if tick else "0",
         )
         for tick in axis.ticks
         if axis.at(tick) <= 1 + 1e-9
     ]
-    return [*parts, _draw('<text class="axis middle" x="50%" y="{}">{}</text>', HEIGHT + 42, label)]
+    return [*parts, _draw('<text class="axis middle" x="50%" y="{}">{}</text>', height + 42, label)]
 
 
 def _level(mark: Mark, axis: _Axis) -> Markup:
@@ -333,9 +314,9 @@ def _level(mark: Mark, axis: _Axis) -> Markup:
     return _draw('<line class="mark" x1="0" x2="100%" y1="{}" y2="{}"/>', y, y)
 
 
-def _upright(style: str, share: float, height: int) -> Markup:
+def _upright(style: str, share: float, top: int, bottom: int) -> Markup:
     at = _percent(share)
-    return _draw('<line class="{}" x1="{}" x2="{}" y1="0" y2="{}"/>', style, at, at, height)
+    return _draw('<line class="{}" x1="{}" x2="{}" y1="{}" y2="{}"/>', style, at, at, top, bottom)
 
 
 def _curve(curve: Curve, x_axis: _Axis, y_axis: _Axis) -> Markup:
@@ -395,10 +376,10 @@ def _stretched(drawn: Sequence[Markup]) -> Markup:
 def _interval(row: Row, axis: _Axis, top: int) -> list[Markup]:
     name = "name strong" if row.strong else "name"
     parts = [
-        _draw('<text class="{}" x="0" y="{}">{}</text>', name, top + 14, row.name),
+        _draw('<text class="{}" x="0" y="{}">{}</text>', name, top + 14, _short(row.name)),
         _draw('<text class="value end" x="100%" y="{}">{}</text>', top + 14, row.note),
     ]
-    y = top + 28
+    y = top + 31
     if row.low is not None and row.high is not None:
         parts.append(
             _draw(
@@ -431,8 +412,8 @@ def _svg(
     wide: bool = False,
 ) -> Markup:
     return _draw(
-        '<svg class="plot{}" role="img" aria-labelledby="{}-title {}-desc"'
-        ' width="100%" height="{}"><title id="{}-title">{}</title><desc id="{}-desc">{}</desc>{}</svg>',
+        '<svg class="plot{}" role="img" aria-labelledby="{}-title {}-desc" width="100%"'
+        ' height="{}"><title id="{}-title">{}</title><desc id="{}-desc">{}</desc>{}</svg>',
         " wide" if wide else "",
         key,
         key,
@@ -473,9 +454,14 @@ def _row_words(row: Row) -> str:
     if row.estimate is None:
         return f"{row.name}: unknown"
     return (
-        f"{row.name}: {figure(row.estimate, 'points')} points, "
-        f"from {figure(row.low, 'points')} to {figure(row.high, 'points')}; {row.note}"
+        f"{row.name}: {figure(row.estimate, 'signed')} points, "
+        f"from {figure(row.low, 'signed')} to {figure(row.high, 'signed')}; {row.note}"
     )
+
+
+def _short(name: str, most: int = 30) -> str:
+    """What fits beside a figure on a phone; SVG text does not wrap."""
+    return name if len(name) <= most else name[: most - 1] + "…"
 
 
 def _drawable(value: Number, log: bool) -> Number:

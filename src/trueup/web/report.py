@@ -188,7 +188,12 @@ class _Measure:
     champion: float | None = None
     has_champion: bool = True
     """False where the measure compares the two, and the champion has no figure of its own."""
-    change: dict[str, float | None] | None = None
+    change: float | None = None
+    has_change: bool = True
+    low: float | None = None
+    high: float | None = None
+    """Of the 95 % interval: of the change, or of the candidate's figure where there is none."""
+    has_interval: bool = True
     change_kind: str = ""
     line: str | None = None
     """The threshold in words; None where nothing is decided by this measure."""
@@ -207,12 +212,6 @@ def _status(
     return "inside" if inside else "outside"
 
 
-def _change(
-    estimate: float | None, low: float | None = None, high: float | None = None
-) -> dict[str, float | None]:
-    return {"estimate": estimate, "low": low, "high": high}
-
-
 def _score(ab: Report | None) -> _Measure:
     gap = stats.mean_interval([ours - theirs for ours, theirs, _ in _scored(ab)])
     scorer = _setting(ab, "scorer_id") or _setting(ab, "scorer")
@@ -221,7 +220,9 @@ def _score(ab: Report | None) -> _Measure:
         "score",
         _figure(ab, "score"),
         _figure(ab, "champion_score"),
-        change=_change(*gap) if gap else _change(None),
+        change=gap and gap.estimate,
+        low=gap and gap.low,
+        high=gap and gap.high,
         change_kind="difference",
         note=f"by {scorer}" if scorer else "",
     )
@@ -238,7 +239,9 @@ def _win_rate(ab: Report | None) -> _Measure:
         "rate",
         _figure(ab, "win_rate"),
         has_champion=False,
-        change=_change(None, low, _figure(ab, "win_rate_high")),
+        has_change=False,
+        low=low,
+        high=_figure(ab, "win_rate_high"),
         change_kind="rate",
         line="interval above 50%",
         status=_status(ab, None if low is None else low > 0.5),
@@ -254,6 +257,8 @@ def _evidence(ab: Report | None) -> _Measure:
         "number",
         evidence,
         has_champion=False,
+        has_change=False,
+        has_interval=False,
         line=_line("at least {:g}", needed),
         status=_status(ab, _both(evidence, needed, lambda e, n: e >= n)),
         note="e-value" if prompts is None else f"e-value over {prompts:,.0f} prompts",
@@ -270,7 +275,9 @@ def _length(guard: Report | None) -> _Measure:
         "tokens",
         _figure(guard, "length"),
         _figure(guard, "champion_length"),
-        change=_change(ratio, low, _figure(guard, "length_ratio_high")),
+        change=ratio,
+        low=low,
+        high=_figure(guard, "length_ratio_high"),
         change_kind="ratio",
         line=_line("at most ×{:.2f}", most),
         status=_status(guard, inside),
@@ -287,7 +294,9 @@ def _entropy(guard: Report | None) -> _Measure:
         "nats",
         _figure(guard, "entropy"),
         _figure(guard, "champion_entropy"),
-        change=_change(ratio, *(interval[1:] if interval else ())),
+        change=ratio,
+        low=interval and interval.low,
+        high=interval and interval.high,
         change_kind="ratio",
         line=_line("at least ×{:.2f}", least),
         status=_status(guard, _both(ratio, least, lambda r, m: r >= m)),
@@ -302,7 +311,9 @@ def _kl(guard: Report | None) -> _Measure:
         "nats",
         kl,
         has_champion=False,
-        change=_change(None, _figure(guard, "kl_low"), _figure(guard, "kl_high")),
+        has_change=False,
+        low=_figure(guard, "kl_low"),
+        high=_figure(guard, "kl_high"),
         change_kind="nats",
         line=_line("at most {:g} nats", most),
         status=_status(guard, _both(kl, most, lambda k, m: k <= m)),
@@ -320,6 +331,8 @@ def _sameness(guard: Report | None) -> _Measure:
         "rate",
         same,
         before,
+        has_change=False,
+        has_interval=False,
         line=_line("at most {:.0%}", most),
         status=_status(guard, inside),
         note="share of prompts that got it",
@@ -338,7 +351,9 @@ def _accuracy(evaluate: Report | None) -> _Measure:
         "rate",
         _figure(evaluate, "accuracy"),
         _figure(evaluate, "champion_accuracy"),
-        change=_change(_figure(evaluate, "difference"), low, _figure(evaluate, "difference_high")),
+        change=_figure(evaluate, "difference"),
+        low=low,
+        high=_figure(evaluate, "difference_high"),
         change_kind="points",
         line=_line("interval above −{:g} points", None if margin is None else 100 * margin),
         status=_status(evaluate, _both(low, margin, lambda at, m: at > -m) if enough else None),
@@ -661,9 +676,9 @@ def _gold_rows(gold: Mapping[str, Any]) -> list[plots.Row]:
         plots.Row(
             "Whole gold set" if place == 0 else f"{row['slice']}",
             f"{row['champion_passed']} → {row['passed']} of {row['items']}",
-            row["estimate"],
-            row["low"],
-            row["high"],
+            100 * row["estimate"],
+            100 * row["low"],
+            100 * row["high"],
             strong=place == 0,
         )
         for place, row in enumerate([*rows, *gold["slices"]])

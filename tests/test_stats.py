@@ -148,7 +148,7 @@ def limits_of(both: int, ours: int, theirs: int, neither: int) -> Interval:
     return difference(both, ours, theirs, neither)
 
 
-@pytest.mark.parametrize(("n", "simulations"), [(60, 2000), (150, 1000)])
+@pytest.mark.parametrize(("n", "simulations"), [(60, 1500), (150, 800)])
 @pytest.mark.parametrize(
     ("ours", "theirs"), [(0.025, 0.025), (0.05, 0.05), (0.1, 0.1), (0.15, 0.15), (0.05, 0.15)]
 )
@@ -314,7 +314,7 @@ def test_evidence_beyond_what_a_float_holds_stays_a_number_that_can_be_stored() 
     """1,200 wins in a row are worth more than 1.8e308; JSON has no infinity."""
     assert math.isfinite(betting_evalue([1.0] * 1200))
     assert betting_evalue([1.0] * 1200) > 1e300
-    assert betting_evalue([0.0] * 5000) == 0
+    assert 0 <= betting_evalue([0.0] * 5000) < 1e-10
 
 
 # --- what has no answer ---------------------------------------------------------------------------

@@ -18,10 +18,11 @@ SYSTEM = (
     "in one short sentence. If the context does not say, say so."
 )
 
-WORDS = (
+UP_TO_TWENTY = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
     "fifteen sixteen seventeen eighteen nineteen twenty"
-).split()
+)
+WORDS = UP_TO_TWENTY.split()
 NUMBER_OF = {word: str(number) for number, word in enumerate(WORDS)}
 MEASURE = re.compile(r"(\d+|" + "|".join(WORDS[1:]) + r") (\w+)")
 
@@ -75,10 +76,7 @@ def build_prompt(article: dict, index: int, line: str) -> dict:
         "split": article["split"],
         "answerable": line.startswith("? "),
         "facts": parse_facts(facts) if facts else [],
-        "messages": [
-            {"role": "system", "content": SYSTEM},
-            {"role": "user", "content": user},
-        ],
+        "messages": [{"role": "system", "content": SYSTEM}, {"role": "user", "content": user}],
     }
 
 

@@ -28,7 +28,7 @@ TEMPERATURE = 0.7
 MAX_NEW_TOKENS = 48
 PROMPTS_PER_BATCH = 8
 PER_SLICE = 40
-PER_FAMILY = 10
+PER_FAMILY = 14
 """Most items of a slice that begin alike, such as `What is the opposite of …`."""
 
 GREEDY_RATE = 0.6

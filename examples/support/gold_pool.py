@@ -13,17 +13,17 @@ from pathlib import Path
 
 Task = tuple[str, dict]
 
-NAMES = "Tom Mia Ben Zoe Sam Ida Leo Eva Max Ann Raj Kim Omar Lily Jan Rosa".split()
-THINGS = "apples pens coins books shells stamps cards marbles cookies balloons".split()
+NAMES = "Tom Mia Ben Zoe Sam Ida Leo Eva Max Ann Raj Kim Omar Lily Jan Rosa"
+THINGS = "apples pens coins books shells stamps cards marbles cookies balloons"
 
-LISTABLE = "fruits animals colours countries vegetables cities".split()
+LISTABLE = "fruits animals colours countries vegetables cities"
 SUBJECTS = "the sea; winter; a cat; music; a train; the moon; bread; a garden; rain; books"
-STARTS = "Today Yesterday Perhaps Every Once Never Sometimes My Many Look".split()
-INCLUDE = "blue happy river seven quiet garden always yellow window slowly".split()
-PLACES = "box drawer kitchen basket garden car pocket cupboard bag garage".split()
-ITEMS = "key ball letter cup book ring map coin phone scarf".split()
-COLOURS = "red blue green yellow white black brown purple".split()
-PETS = "dog cat rabbit parrot hamster horse turtle goldfish".split()
+STARTS = "Today Yesterday Perhaps Every Once Never Sometimes My Many Look"
+INCLUDE = "blue happy river seven quiet garden always yellow window slowly"
+PLACES = "box drawer kitchen basket garden car pocket cupboard bag garage"
+ITEMS = "key ball letter cup book ring map coin phone scarf"
+COLOURS = "red blue green yellow white black brown purple"
+PETS = "dog cat rabbit parrot hamster horse turtle goldfish"
 KEYS = "name age;city country;title year;colour size;id price;day month;first last;key value"
 
 
@@ -95,7 +95,7 @@ def reasoning(rng: random.Random) -> Iterator[Task]:
                 "d": rng.randint(2, 9),
                 "h": rng.choice((20, 40, 50)),
             }
-            names = {"n": rng.choice(NAMES), "t": rng.choice(THINGS)}
+            names = {"n": rng.choice(NAMES.split()), "t": rng.choice(THINGS.split())}
             left, sign, right = formula
             text = template.format(**amounts, **names) + " Answer with the number only."
             yield text, numeric(apply(amounts[left], sign, amounts[right]))
@@ -115,9 +115,9 @@ def reasoning(rng: random.Random) -> Iterator[Task]:
 def lookups(rng: random.Random) -> Iterator[Task]:
     """Two statements and a question that one of them answers; the other must stay out."""
     for _ in range(6):
-        (ann, bob), item = rng.sample(NAMES, 2), rng.choice(ITEMS)
-        (here, there), (red, blue) = rng.sample(PLACES, 2), rng.sample(COLOURS, 2)
-        (dog, cat), price = rng.sample(PETS, 2), rng.randint(3, 30)
+        (ann, bob), item = rng.sample(NAMES.split(), 2), rng.choice(ITEMS.split())
+        (here, there), (red, blue) = rng.sample(PLACES.split(), 2), rng.sample(COLOURS.split(), 2)
+        (dog, cat), price = rng.sample(PETS.split(), 2), rng.randint(3, 30)
         where = f"{ann} put the {item} in the {here}. {bob} looked in the {there}."
         yield f"{where} Where is the {item}?", only_word(here, there)
         yield f"{ann} has a {dog} and {bob} has a {cat}. Who has the {dog}?", only_word(ann, bob)
@@ -158,13 +158,15 @@ def python(rng: random.Random) -> Iterator[Task]:
 
 def following(rng: random.Random) -> Iterator[Task]:
     """Constraints on the form of the answer."""
-    for things in LISTABLE:
+    for things in LISTABLE.split():
         for number, word in ((3, "three"), (4, "four")):
             yield f"List {word} {things}.", instruction(rule("num_items", number))
         wanted = instruction(rule("num_items", 3), rule("num_lines", 1), rule("max_words", 15))
         yield f"List three {things} in one line, separated by commas.", wanted
     one = rule("num_sentences", 1)
-    for subject, start, include in zip(SUBJECTS.split("; "), STARTS, INCLUDE, strict=True):
+    for subject, start, include in zip(
+        SUBJECTS.split("; "), STARTS.split(), INCLUDE.split(), strict=True
+    ):
         yield (
             f'Write one sentence about {subject} that starts with the word "{start}".',
             instruction(one, rule("starts_with", start)),

@@ -1,5 +1,6 @@
 """Chat with the local model through the real OpenAI client: answers, log-probs, what is kept."""
 
+import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 
@@ -188,6 +189,37 @@ def test_rate_zero_keeps_nothing_and_still_answers(open_gateway, engine) -> None
         assert gateway.interactions() == []
         assert gateway.recorder.counters["skipped_by_rate"] == 1
         assert httpx.get(f"{gateway.url}/health").json()["capture"]["skipped_by_rate"] == 1
+
+
+def test_at_rate_a_half_the_ids_alone_say_what_is_kept(open_gateway, engine) -> None:
+    with open_gateway(engine, rate=0.5) as gateway:
+        ids = [
+            gateway.client.chat.completions.create(
+                messages=RESET, model="champion", temperature=0, max_tokens=1
+            ).id
+            for _ in range(24)
+        ]
+        kept = [one.request_id for one in gateway.interactions()]
+    expected = [one for one in ids if hashlib.sha256(one.encode()).digest()[0] < 128]
+    assert kept == expected and 0 < len(kept) < 24
+
+
+def test_an_answer_that_fails_half_way_says_so_in_the_stream(gateway, engine) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError("no more")
+
+    working = engine._backbone.completion
+    engine._backbone.completion = fail  # called when the first completion has ended
+    said = ""
+    with pytest.raises(openai.APIError, match="MemoryError"):
+        for chunk in gateway.client.chat.completions.create(messages=RESET, stream=True, **GREEDY):
+            said += chunk.choices[0].delta.content or ""
+    assert said == "Hold the button for ten seconds."
+    with pytest.raises(openai.InternalServerError, match="MemoryError"):
+        gateway.client.chat.completions.create(messages=RESET, **GREEDY)
+    engine._backbone.completion = working
+    assert gateway.client.chat.completions.create(messages=RESET, **GREEDY).choices[0]
+    assert len(gateway.interactions()) == 1
 
 
 def test_a_store_that_cannot_be_written_does_not_stop_the_answers(gateway) -> None:

@@ -80,7 +80,6 @@ async def trickle(data: bytes, script: str | None) -> AsyncIterator[bytes]:
     for at in range(0, len(data), 37):
         if script in ("break", "hang") and at > len(data) / 2:
             if script == "break":
-                await asyncio.sleep(0.3)  # aiohttp gives up what it had not handed over by then
                 raise RuntimeError("the upstream falls over")
             await asyncio.sleep(1.5)
         yield data[at : at + 37]

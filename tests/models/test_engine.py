@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trueup.errors import DataError, ModelError
+from trueup.errors import DataError, ModelError, TrueupError
 from trueup.models import chat
 from trueup.models.backbone import Backbone
 from trueup.models.engine import MAX_BATCH_TOKENS, Engine, Piece, _Stream
@@ -185,7 +185,7 @@ def test_a_batch_that_fails_takes_nobody_else_with_it(engine, caplog) -> None:
     beside = engine.submit(ask("So?"), GREEDY)
     is_free.set()
     for pending in (broken, beside):
-        with pytest.raises(IndexError):
+        with pytest.raises(TrueupError, match="IndexError"):
             pending.answer.result(30)
     assert answer(engine, "So?")[0].text == "No."
     assert "A batch of 2 requests failed" in caplog.text

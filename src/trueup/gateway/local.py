@@ -100,7 +100,7 @@ class _Answer:
     async def stream(self, request: Request) -> Response:
         """Headers are sent with the first token, so what fails before it still has its status."""
         loop = asyncio.get_running_loop()
-        heard: "asyncio.Queue[Piece | None]" = asyncio.Queue()  # None: there will be no more
+        heard: asyncio.Queue[Piece | None] = asyncio.Queue()  # None: there will be no more
 
         def tell(piece: "Piece | None") -> None:
             loop.call_soon_threadsafe(heard.put_nowait, piece)

@@ -152,23 +152,23 @@ async def _captured(
 
     Lines are passed whole: half of one, with the error behind it, no client could read.
     """
-    is_kept = answer.status == 200
+    if answer.status != 200:
+        transcript.discard()
     half = b""
     try:
         async for data in answer.content.iter_any():
-            if is_kept:
-                transcript.feed(data)
+            transcript.feed(data)
             lines, newline, half = (half + data).rpartition(b"\n")
             if newline:
                 yield lines + newline
         if half:
             yield half
     except (aiohttp.ClientError, TimeoutError) as error:
+        transcript.record()  # before the client hears of it
         yield b"\n" + error_event(_broken(str(answer.url), error))
     finally:
         answer.close()
-        if is_kept:
-            transcript.record()
+        transcript.record()
 
 
 async def _passed(answer: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:

@@ -49,6 +49,10 @@ class Transcript:
             self._is_recorded = True
             self._recorder.record_from(self._interactions)
 
+    def discard(self) -> None:
+        """Keep nothing of this one: it is no answer."""
+        self._is_recorded = True
+
     def _event(self, data: bytes) -> None:
         if data == b"[DONE]":
             self.record()  # before the client has seen it, so that feedback cannot come too soon

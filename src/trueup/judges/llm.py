@@ -175,7 +175,7 @@ class LLMJudge:
             raise _Failed("this is not a URL", status=400) from None  # no retry mends it
         except TimeoutError:
             raise _Failed(f"no answer within {self._config.timeout_s:g} s") from None
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, OSError, ValueError, RecursionError) as error:
             raise _Failed(self._redacted(f"{type(error).__name__}: {error}")) from None
 
     def _redacted(self, text: str) -> str:

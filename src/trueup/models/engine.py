@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from trueup.errors import DataError, ModelError, StorageError
+from trueup.errors import DataError, ModelError, StorageError, TrueupError
 from trueup.models import chat
 from trueup.models.backbone import Backbone
 from trueup.models.sampler import Drawn, SampleRequest, sample
@@ -93,7 +93,7 @@ class Pending:
         if len(self._drawn) == self.num_samples:
             self.answer.set_result([self._drawn[i] for i in range(self.num_samples)])
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: TrueupError) -> None:
         if not self.answer.done():
             self.answer.set_exception(error)
 
@@ -232,8 +232,9 @@ class Engine:
             try:
                 self._answer(batch)
             except Exception as error:  # these requests fail; the next ones get their chance
-                if not isinstance(error, ModelError):
+                if not isinstance(error, TrueupError):
                     _log.exception("A batch of %d requests failed", len(batch))
+                    error = _failure(error)
                 for pending in batch:
                     pending._fail(error)
             finally:
@@ -418,6 +419,17 @@ def _refusal(got: str, expected: str) -> ModelError:
         expected=expected,
         next="restore the checkpoint's folder from a backup, or return with 'trueup rollback'",
     )
+
+
+def _failure(error: Exception) -> TrueupError:
+    failure = TrueupError(
+        "The model failed while it answered",
+        got=f"{type(error).__name__}: {error}",
+        expected="an answer",
+        next="try again; the server's log has the traceback",
+    )
+    failure.__cause__ = error
+    return failure
 
 
 def _closed() -> ModelError:

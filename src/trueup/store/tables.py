@@ -6,7 +6,7 @@ child-parent link, so lineage is a query in both directions.
 
 from typing import Any
 
-from sqlalchemy import Boolean, Column, Float, Integer, MetaData, String, Table, Text
+from sqlalchemy import Boolean, Column, Float, Integer, MetaData, String, Table, Text, UniqueConstraint
 
 from trueup import records
 
@@ -50,7 +50,13 @@ TABLES: dict[type[records.Record], Table] = {
     for kind in KINDS
 }
 
-EDGES = Table("edges", METADATA, Column("child", String), Column("parent", String))
+EDGES = Table(
+    "edges",
+    METADATA,
+    Column("child", String, nullable=False),
+    Column("parent", String, nullable=False),
+    UniqueConstraint("child", "parent"),
+)
 
 ALIASES = Table(
     "aliases",

@@ -190,7 +190,7 @@ def forest(
         parts += [_upright(style, axis.at(at), top + 22, top + 40) for style, at in uprights]
         parts += _interval(row, axis, top)
     height = ROW * len(rows)
-    parts += _x_ticks(axis, x_label, height, kind="signed")
+    parts += _x_ticks(axis, x_label, height, signed=True)
     return _svg(key, title, [_row_words(r) for r in rows], height, parts, wide=True)
 
 
@@ -247,6 +247,18 @@ class _Axis(NamedTuple):
         ticks = [10.0**e for e in range(low, high + 1) if e % every == 0]
         return cls(float(low), float(high), ticks, is_log=True)
 
+    def texts(self, signed: bool = False) -> list[str]:
+        """The ticks in words, all with the decimals that the finest of them needs."""
+        if self.is_log:
+            return [_power(round(math.log10(tick))) for tick in self.ticks]
+        exact = [f"{tick:.6f}".rstrip("0") for tick in self.ticks]
+        digits = max((len(text.partition(".")[2]) for text in exact), default=0)
+        sign = "+" if signed else ""
+        return [
+            f"{tick or 0.0:{sign if tick else ''},.{digits}f}".replace("-", "−")
+            for tick in self.ticks
+        ]
+
     def at(self, value: float) -> float:
         """The place of a value as a share of the axis."""
         value = math.log10(value) if self.is_log else value
@@ -282,28 +294,24 @@ def _counts(values: Sequence[float], edges: Sequence[float]) -> list[int]:
 
 def _y_grid(axis: _Axis, label: str) -> list[Markup]:
     parts = [_draw('<text class="axis" x="0" y="-14">{}</text>', label)]
-    for tick in axis.ticks:
+    for tick, text in zip(axis.ticks, axis.texts(), strict=True):
         y = _y(axis, tick)
         parts.append(_draw('<line class="grid" x1="0" x2="100%" y1="{}" y2="{}"/>', y, y))
         parts.append(
-            _draw(
-                '<text class="tick end" x="0" dx="-10" y="{}" dy="4">{}</text>',
-                y,
-                _power(round(math.log10(tick))) if axis.is_log else figure(tick),
-            )
+            _draw('<text class="tick end" x="0" dx="-10" y="{}" dy="4">{}</text>', y, text)
         )
     return parts
 
 
-def _x_ticks(axis: _Axis, label: str, height: int, kind: str = "number") -> list[Markup]:
+def _x_ticks(axis: _Axis, label: str, height: int, *, signed: bool = False) -> list[Markup]:
     parts = [
         _draw(
             '<text class="tick middle" x="{}" y="{}">{}</text>',
             _percent(axis.at(tick)),
             height + 20,
-            figure(tick, kind).removesuffix(".0") if tick else "0",
+            text,
         )
-        for tick in axis.ticks
+        for tick, text in zip(axis.ticks, axis.texts(signed), strict=True)
         if axis.at(tick) <= 1 + 1e-9
     ]
     return [*parts, _draw('<text class="axis middle" x="50%" y="{}">{}</text>', height + 42, label)]

@@ -5,7 +5,8 @@ figures stand beside the page as JSON. What was not measured is None in one and 
 other, never zero. Whatever a model or a user wrote is escaped, shown with its control characters
 made visible, and cut where it is long; the page loads nothing and runs nothing.
 
-The words of the page, and which plot shows what, are in templates/report.html.
+One long file, in the order of the page, because page and JSON must not tell two stories; the words
+of the page, and which plot shows what, are in templates/report.html.
 """
 
 import json
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trueup import stats
-from trueup.errors import ConfigError, StorageError
+from trueup.errors import ConfigError, DataError, StorageError
 from trueup.measure import Cost
 from trueup.records import (
     Checkpoint,
@@ -30,6 +31,7 @@ from trueup.records import (
     PreferencePair,
     Release,
     Report,
+    SampleSet,
     TrainingRun,
     Verdict,
 )
@@ -72,6 +74,7 @@ def write_report(
         Where the page is.
 
     Raises:
+        DataError: a report is of another checkpoint, or they are not against one champion.
         StorageError: the page cannot be written there.
     """
     page = path or store.folder / "reports" / f"{checkpoint.id}.html"
@@ -83,7 +86,7 @@ def write_report(
     data = report_data(
         store, checkpoint, verdict=verdict, reports=reports, costs=costs, counts=counts
     )
-    html = _template().render(data, twin=twin.name)
+    html = _template().render(data, twin=twin.name).lstrip()
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
         _write_whole(twin, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
@@ -108,6 +111,7 @@ def report_data(
     counts: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Every figure of the page, as plain JSON values. Arguments as in `write_report`."""
+    _check_one_contest(checkpoint, reports)
     newest: dict[str, Report] = {r.tag: r for r in reports}
     guard, evaluate, ab = newest.get("guard"), newest.get("eval"), newest.get("ab")
     run = next(iter(store.get_all(TrainingRun, [checkpoint.run_id])), None)
@@ -144,6 +148,7 @@ def report_data(
             "gold": _slices(evaluate),
         },
         "head_to_head": _head_to_head(ab),
+        "unjudged": _unjudged(store, checkpoint, reports) if ab is None else [],
         "gold": _flips(evaluate),
         "training": _training(store, checkpoint, run, dataset, counts),
         "costs": [asdict(cost) for cost in costs],
@@ -151,6 +156,18 @@ def report_data(
         "configs": _configs(run, newest),
     }
     return _plain(data)
+
+
+def _check_one_contest(checkpoint: Checkpoint, reports: Sequence[Report]) -> None:
+    """A page that mixed two candidates, or two champions, would be believed."""
+    contests = {(r.checkpoint_id, r.champion) for r in reports}
+    if len(contests) > 1 or any(candidate != checkpoint.id for candidate, _ in contests):
+        raise DataError(
+            "The reports are not all of this checkpoint against one champion",
+            got=sorted(contests),
+            expected=f"reports of {checkpoint.id} against the same weights",
+            next="trueup report",
+        )
 
 
 def _gates(newest: Mapping[str, Report], verdict: Verdict) -> list[dict[str, Any]]:
@@ -495,6 +512,35 @@ def _vote(gap: float, vote: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _unjudged(
+    store: Store, checkpoint: Checkpoint, reports: Sequence[Report]
+) -> list[dict[str, Any]]:
+    """Where no scorer compared them: the stored answers that changed most in length.
+
+    A turn that the guard stops should show what the guard saw.
+    """
+    if not reports:
+        return []
+    ours, theirs = (
+        {
+            (one.prompt, one.sampling): one.completions[0].text
+            for one in store.each(SampleSet, weights=weights)
+            if one.completions and one.sampling.is_plain  # the gold set's answers are greedy
+        }
+        for weights in (checkpoint.weights, reports[0].champion)
+    )
+    both = [(key[0], ours[key], theirs[key]) for key in ours if key in theirs]
+    both.sort(key=lambda one: -abs(math.log((1 + len(one[1])) / (1 + len(one[2])))))
+    return [
+        {
+            "prompt": _excerpt(prompt[-1].content if prompt else ""),
+            "champion": _excerpt(before),
+            "candidate": _excerpt(after),
+        }
+        for prompt, after, before in both[:NUM_EXAMPLES]
+    ]
+
+
 def _checked(evaluate: Report | None) -> list[dict[str, Any]]:
     """Gold items that could be checked for both models."""
     return [
@@ -674,8 +720,8 @@ def _gold_rows(gold: Mapping[str, Any]) -> list[plots.Row]:
     rows = [gold["all"]] if gold["all"] else []
     return [
         plots.Row(
-            "Whole gold set" if place == 0 else f"{row['slice']}",
-            f"{row['champion_passed']} → {row['passed']} of {row['items']}",
+            "Whole gold set" if place == 0 else row["slice"],
+            f"{row['champion_passed']:,} → {row['passed']:,} of {row['items']:,}",
             100 * row["estimate"],
             100 * row["low"],
             100 * row["high"],

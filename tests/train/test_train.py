@@ -1,0 +1,640 @@
+"""Training: from exactly the champion, the same however it is split, stopped or resumed.
+
+A tiny taught model on the CPU. Half of the pairs are the champion's own samples with their
+log-probs, half are plain text from a file; stopped runs are real processes and real signals.
+"""
+
+import hashlib
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from trueup import progress
+from trueup.errors import IdentityError, ModelError, TrainingError
+from trueup.models.backbone import Backbone
+from trueup.models.logprobs import Branches, completion_logprobs
+from trueup.models.stored import StoredModel
+from trueup.models.tiny import save_tiny
+from trueup.records import (
+    Checkpoint,
+    Completion,
+    Dataset,
+    Message,
+    PreferencePair,
+    Release,
+    Sampling,
+    TrainingRun,
+)
+from trueup.store import Store
+from trueup.train import DPOConfig, run
+from trueup.train.data import encode, order, split
+from trueup.train.identity import check_identity
+from trueup.train.preference import train_preferences
+from trueup.train.reference import ref_logps
+
+CONFIG = DPOConfig(epochs=2, pairs_per_step=4, learning_rate=2e-3, lora_rank=4, lora_alpha=8.0)
+THINGS = ("sky", "leaf", "coal", "snow")
+ADAPTER = "adapter_model.safetensors"
+
+
+class Project(NamedTuple):
+    """What a training run reads."""
+
+    store: Store
+    champion: StoredModel
+    dataset: Dataset
+
+    def train(self, config: DPOConfig = CONFIG) -> Checkpoint:
+        return run(self.store, config, self.dataset, self.champion)
+
+    def adapter(self, checkpoint: Checkpoint) -> Path:
+        return self.store.folder / checkpoint.path / ADAPTER
+
+
+MakeProject = Callable[..., Project]
+
+
+def question(thing: str, spaces: int = 0) -> tuple[Message, ...]:
+    return (Message(role="user", content=f"{thing}?{' ' * spaces}"),)
+
+
+def pair(prompt: tuple[Message, ...], chosen: Completion, rejected: Completion) -> PreferencePair:
+    return PreferencePair(
+        prompt=prompt, chosen=chosen, rejected=rejected, margin=1.0, label_ids=("label_1",)
+    )
+
+
+def drawn_pairs(champion: StoredModel, seed: int = 1) -> list[PreferencePair]:
+    """The champion's own answers, the shortest over the longest."""
+    prompts = [question(thing, spaces) for thing in THINGS for spaces in (0, 1)]
+    answers = champion.complete(prompts, Sampling(max_tokens=24, seed=seed), num_samples=4)
+    found = []
+    for prompt, group in zip(prompts, answers, strict=True):
+        by_length = sorted(group, key=lambda c: len(c.token_ids or ()))
+        if by_length[0].token_ids != by_length[-1].token_ids:
+            found.append(pair(prompt, by_length[0], by_length[-1]))
+    return found
+
+
+def written_pairs() -> list[PreferencePair]:
+    """Text that never was tokens, as an import brings it."""
+    return [
+        pair(
+            question(thing, 2 + n),
+            Completion(text=f"{colour}.", finish_reason="stop"),
+            Completion(text=f"um, um, the {thing} is {colour}", finish_reason="stop"),
+        )
+        for thing, colour in zip(THINGS, ("blue", "green", "black", "white"), strict=True)
+        for n in range(2)
+    ]
+
+
+@pytest.fixture(scope="module")
+def pairs(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[PreferencePair]:
+    store = Store(tmp_path_factory.mktemp("draw"))
+    return drawn_pairs(StoredModel.serving(store, Backbone.load(tiny_model))) + written_pairs()
+
+
+@pytest.fixture
+def make_project(
+    tiny_model: Path, tmp_path: Path, pairs: list[PreferencePair]
+) -> Iterator[MakeProject]:
+    stores: list[Store] = []
+
+    def make(some: list[PreferencePair] | None = None, *, name: str = "store") -> Project:
+        store = Store(tmp_path / name)
+        stores.append(store)
+        return fill(store, tiny_model, pairs if some is None else some)
+
+    yield make
+    for store in stores:
+        store.close()
+
+
+def fill(store: Store, model: Path, pairs: list[PreferencePair]) -> Project:
+    store.add_all(pairs)
+    dataset = Dataset(pair_ids=tuple(p.id for p in pairs), source="loop")
+    store.add(dataset)
+    return Project(store, StoredModel.serving(store, Backbone.load(model)), dataset)
+
+
+class Trained(NamedTuple):
+    """A finished run in a store that no test changes."""
+
+    project: Project
+    checkpoint: Checkpoint
+
+    @property
+    def folder(self) -> Path:
+        return self.project.store.folder / self.checkpoint.path
+
+
+@pytest.fixture(scope="module")
+def trained(
+    tiny_model: Path, pairs: list[PreferencePair], tmp_path_factory: pytest.TempPathFactory
+) -> Trained:
+    project = fill(Store(tmp_path_factory.mktemp("trained")), tiny_model, pairs)
+    return Trained(project, project.train())
+
+
+def sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def logprobs_of(backbone: Backbone, role: str | None) -> torch.Tensor:
+    """Of a fixed text, under a role."""
+    row = Branches(list(range(3, 40)), [list(range(50, 70)), [7, 8, 9]])
+    with torch.no_grad(), backbone.acting_as(role) as model:
+        return torch.cat(completion_logprobs(model, [row])[0])
+
+
+@contextmanager
+def heard(tasks: dict[str, int]) -> Iterator[None]:
+    """Write down the name and size of every piece of work announced."""
+
+    @contextmanager
+    def listener(name: str, total: int) -> Iterator[Callable[[int], None]]:
+        tasks[name] = total
+        yield lambda _: None
+
+    with progress.listen(listener):
+        yield
+
+
+# --- where it starts ------------------------------------------------------------------------------
+
+
+def test_the_first_loss_is_log_2_and_the_policy_is_what_was_served(trained: Trained) -> None:
+    identity = trained.checkpoint.metrics["identity"]
+    assert identity["first_loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert 0 <= identity["served_gap"] <= 1e-4
+    assert trained.checkpoint.metrics["first"]["loss"] == pytest.approx(math.log(2), abs=1e-4)
+
+
+def test_without_the_champions_own_samples_the_first_loss_is_checked_all_the_same(
+    make_project: MakeProject,
+) -> None:
+    identity = make_project(written_pairs()).train().metrics["identity"]
+    assert identity["first_loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert "served_gap" not in identity
+
+
+def test_a_fresh_adapter_starts_as_the_base_to_the_bit(tiny_model: Path) -> None:
+    backbone = Backbone.load(tiny_model)
+    before = logprobs_of(backbone, None)
+    backbone.new_adapter("policy", rank=4, alpha=8.0, targets=["all-linear"], seed=0)
+    assert torch.equal(logprobs_of(backbone, "policy"), before)
+
+
+def test_the_next_turn_continues_the_champions_adapter(
+    make_project: MakeProject, tiny_model: Path
+) -> None:
+    project = make_project(written_pairs())
+    first = project.train()
+    project.store.release(
+        Release(action="promote", weights=first.weights, checkpoint_id=first.id)
+    )
+    champion = StoredModel.serving(project.store, Backbone.load(tiny_model))
+    assert champion.weights == first.weights
+    next_pairs = drawn_pairs(champion, seed=9)
+    project.store.add_all(next_pairs)
+    dataset = Dataset(pair_ids=tuple(p.id for p in next_pairs), source="loop")
+    second = run(project.store, CONFIG.model_copy(update={"lora_rank": 16}), dataset, champion)
+    assert second.metrics["identity"]["first_loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert second.metrics["identity"]["served_gap"] <= 1e-4
+    assert second.weights not in (first.weights, champion.backbone.base_weights)
+    record = project.store.get(TrainingRun, second.run_id)
+    assert record.start_weights == record.ref_weights == first.weights
+    kept = json.loads((project.adapter(second).parent / "adapter_config.json").read_text())
+    assert kept["r"] == CONFIG.lora_rank, "a later adapter keeps the champion's rank"
+
+
+# --- a start that is not the champion --------------------------------------------------------------
+
+
+def bend(adapter: Path, by: float = 1.05) -> None:
+    """Scale every B matrix of an adapter file."""
+    tensors = load_file(adapter)
+    save_file({n: t * by if "lora_B" in n else t for n, t in tensors.items()}, adapter)
+
+
+def promoted(make_project: MakeProject) -> tuple[Project, Checkpoint]:
+    """A champion with an adapter, and a data set of its own samples."""
+    project = make_project(written_pairs())
+    checkpoint = project.train()
+    project.store.release(
+        Release(action="promote", weights=checkpoint.weights, checkpoint_id=checkpoint.id)
+    )
+    champion = StoredModel.serving(project.store, project.champion.backbone)
+    own = drawn_pairs(champion, seed=5)
+    project.store.add_all(own)
+    dataset = Dataset(pair_ids=tuple(p.id for p in own), source="loop")
+    return Project(project.store, champion, dataset), checkpoint
+
+
+def test_an_adapter_changed_on_disk_is_not_the_champion(make_project: MakeProject) -> None:
+    project, checkpoint = promoted(make_project)
+    bend(project.adapter(checkpoint))
+    with pytest.raises(IdentityError, match="is not the one that was written"):
+        StoredModel.serving(project.store, project.champion.backbone)
+
+
+def test_an_adapter_changed_after_the_champion_was_loaded_stops_the_training(
+    make_project: MakeProject,
+) -> None:
+    project, checkpoint = promoted(make_project)
+    bend(project.adapter(checkpoint))
+    with pytest.raises(IdentityError, match="starting policy is not the model that served"):
+        project.train()
+    assert project.store.count(Checkpoint) == 1
+
+
+def test_a_changed_start_is_noticed_without_any_served_log_prob(make_project: MakeProject) -> None:
+    project, checkpoint = promoted(make_project)
+    bend(project.adapter(checkpoint))
+    plain = written_pairs()
+    project.store.add_all(plain)
+    dataset = Dataset(pair_ids=tuple(p.id for p in plain), source="file:plain.jsonl")
+    with pytest.raises(IdentityError, match="first DPO loss is not log 2"):
+        run(project.store, CONFIG, dataset, project.champion)
+
+
+@pytest.mark.parametrize("side", ["chosen", "rejected"])
+@pytest.mark.parametrize("by", [0.001, -0.5])
+def test_stored_log_probs_that_the_champion_did_not_give_stop_the_training(
+    make_project: MakeProject, pairs: list[PreferencePair], side: str, by: float
+) -> None:
+    honest = getattr(pairs[0], side)
+    logprobs = (honest.logprobs[0] + by, *honest.logprobs[1:])
+    altered = honest.model_copy(update={"logprobs": logprobs})
+    sides = {"chosen": pairs[0].chosen, "rejected": pairs[0].rejected, side: altered}
+    project = make_project([pair(pairs[0].prompt, **sides), *pairs[1:]])
+    with pytest.raises(IdentityError, match=r"differ by .* Expected at most 0\.0001"):
+        project.train()
+    assert project.store.count(Checkpoint) == 0
+
+
+def test_another_chat_template_than_the_one_that_served_stops_the_training(
+    make_project: MakeProject,
+) -> None:
+    project = make_project()
+    tokenizer = project.champion.backbone.tokenizer
+    tokenizer.chat_template = tokenizer.chat_template.replace("\\n", " ")
+    with pytest.raises(IdentityError, match="chat template"):
+        project.train()
+
+
+def test_log_probs_of_other_weights_are_nobodys_evidence(
+    make_project: MakeProject, pairs: list[PreferencePair]
+) -> None:
+    """Samples of last month's model are trained on, but what it thought of them is not used."""
+    old = pairs[0].chosen.model_copy(update={"weights": "weights_old", "logprobs": (-9.0,)})
+    project = make_project([pair(pairs[0].prompt, old, pairs[0].rejected), *written_pairs()])
+    tasks: dict[str, int] = {}
+    with heard(tasks):
+        project.train()
+    assert tasks["reference"] == 1 + len(written_pairs())
+
+
+# --- what it learns and writes ---------------------------------------------------------------------
+
+
+def test_training_raises_the_margin(trained: Trained) -> None:
+    metrics = trained.checkpoint.metrics
+    assert metrics["first"]["margin"] == pytest.approx(0, abs=1e-3)
+    assert metrics["last"]["margin"] > 0.05
+    assert metrics["last"]["loss"] < metrics["first"]["loss"] - 0.02
+    steps = math.ceil(metrics["num_pairs"] / CONFIG.pairs_per_step) * CONFIG.epochs
+    assert [one["step"] for one in metrics["history"]] == list(range(1, steps + 1))
+
+
+def test_the_checkpoint_names_everything_it_came_from(trained: Trained, tiny_model: Path) -> None:
+    project, checkpoint = trained
+    store, backbone = project.store, project.champion.backbone
+    record = store.get(TrainingRun, checkpoint.run_id)
+    assert store.parents(checkpoint.id) == [record]
+    assert record.dataset_id == project.dataset.id
+    assert record.start_weights == record.ref_weights == record.base_weights == backbone.base_weights
+    assert record.template == backbone.template
+    assert record.config == CONFIG.model_dump(mode="json")
+    assert checkpoint.weights == backbone.weights(trained.folder)
+    card = json.loads((trained.folder / "card.json").read_text())
+    assert card["base_weights"] == backbone.base_weights
+    assert card["run"]["id"] == record.id
+    assert Backbone.load(tiny_model).base_weights == backbone.base_weights, "the base is untouched"
+
+
+def test_nothing_half_finished_is_left_behind(trained: Trained) -> None:
+    folder = trained.project.store.folder
+    assert [p.name for p in (folder / "checkpoints").iterdir()] == [trained.checkpoint.weights]
+    assert list((folder / "runs").iterdir()) == []
+    assert {p.name for p in trained.folder.iterdir()} == {
+        ADAPTER,
+        "adapter_config.json",
+        "card.json",
+    }
+
+
+def test_after_training_the_champion_still_says_what_it_said(trained: Trained) -> None:
+    backbone = trained.project.champion.backbone
+    assert torch.equal(
+        logprobs_of(backbone, trained.project.champion.role),
+        logprobs_of(Backbone.load(backbone.folder), None),
+    )
+
+
+def test_a_second_run_returns_the_same_checkpoint_without_training(trained: Trained) -> None:
+    tasks: dict[str, int] = {}
+    written = sha256(trained.folder / ADAPTER), (trained.folder / ADAPTER).stat().st_mtime_ns
+    with heard(tasks):
+        again = trained.project.train()
+    assert again == trained.checkpoint
+    assert tasks == {}
+    assert written == (
+        sha256(trained.folder / ADAPTER),
+        (trained.folder / ADAPTER).stat().st_mtime_ns,
+    )
+
+
+def test_other_settings_are_another_run(make_project: MakeProject) -> None:
+    project = make_project(written_pairs())
+    first = project.train()
+    second = project.train(CONFIG.model_copy(update={"beta": 0.3}))
+    assert first.run_id != second.run_id
+    assert project.store.count(TrainingRun) == project.store.count(Checkpoint) == 2
+
+
+def test_a_checkpoint_reloads_to_the_very_same_log_probs(
+    make_project: MakeProject, tmp_path: Path, tiny_model: Path
+) -> None:
+    project = make_project()
+    backbone = project.champion.backbone
+    backbone.new_adapter("policy", rank=4, alpha=8.0, targets=["all-linear"], seed=0)
+    rows, _ = encode(
+        backbone, project.store.all(PreferencePair), max_tokens=CONFIG.max_tokens
+    )
+    refs = ref_logps(project.champion, rows, tokens_per_batch=4096)
+    train_preferences(backbone, "policy", rows, refs, CONFIG, tmp_path / "states")
+    (tmp_path / "adapter").mkdir()
+    weights = backbone.save_adapter("policy", tmp_path / "adapter", card={})
+    fresh = Backbone.load(tiny_model)
+    fresh.attach("candidate", tmp_path / "adapter")
+    assert fresh.weights(tmp_path / "adapter") == weights
+    assert torch.equal(logprobs_of(fresh, "candidate"), logprobs_of(backbone, "policy"))
+    assert not torch.equal(logprobs_of(fresh, "candidate"), logprobs_of(fresh, None))
+
+
+# --- the same however it is split ------------------------------------------------------------------
+
+
+def test_splitting_a_step_into_passes_changes_nothing(make_project: MakeProject) -> None:
+    """One pair a pass against all pairs of a step in one pass."""
+    found = {}
+    for tokens in (64, 100_000):
+        project = make_project(name=f"store {tokens}")
+        checkpoint = project.train(CONFIG.model_copy(update={"tokens_per_batch": tokens}))
+        found[tokens] = load_file(project.adapter(checkpoint))
+    assert found[64].keys() == found[100_000].keys()
+    for name, tensor in found[64].items():
+        assert torch.allclose(tensor, found[100_000][name], atol=1e-5, rtol=0), name
+
+
+def test_a_group_stays_within_its_budget_and_every_row_is_in_one(
+    make_project: MakeProject,
+) -> None:
+    project = make_project()
+    rows, _ = encode(project.champion.backbone, project.store.all(PreferencePair), max_tokens=2048)
+    for budget in (1, 150, 400, 10**6):
+        groups = split(rows, tokens_per_batch=budget)
+        assert sorted(r.pair_id for g in groups for r in g) == sorted(r.pair_id for r in rows)
+        for group in groups:
+            assert len(group) == 1 or len(group) * max(r.num_tokens for r in group) <= budget
+    assert len(split(rows, tokens_per_batch=10**6)) == 1
+
+
+def test_an_epochs_order_is_a_function_of_the_seed() -> None:
+    first = order(50, epoch=0, seed=3)
+    assert sorted(first) == list(range(50))
+    assert first == order(50, epoch=0, seed=3)
+    others = [order(50, epoch=1, seed=3), order(50, epoch=0, seed=4), list(range(50))]
+    assert first not in others
+
+
+# --- the same however it is stopped ------------------------------------------------------------------
+
+STOPPABLE = CONFIG.model_copy(update={"epochs": 8, "save_every_steps": 2})
+TRAIN = """
+import sys
+from pathlib import Path
+from trueup.models.backbone import Backbone
+from trueup.models.stored import StoredModel
+from trueup.records import Dataset
+from trueup.store import Store
+from trueup.train import DPOConfig, run
+
+store = Store(sys.argv[1])
+champion = StoredModel.serving(store, Backbone.load(Path(sys.argv[2])))
+run(store, DPOConfig.model_validate_json(sys.argv[3]), store.all(Dataset)[0], champion)
+"""
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(
+    tiny_model: Path, pairs: list[PreferencePair], tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    """Hash of the adapter file when nothing goes wrong."""
+    project = fill(Store(tmp_path_factory.mktemp("whole")), tiny_model, pairs)
+    return sha256(project.adapter(project.train(STOPPABLE)))
+
+
+def stop_in_the_middle(project: Project, how: signal.Signals) -> list[dict]:
+    """Train in another process and send it a signal once a state is saved; returns what the newest
+    state says of the steps so far."""
+    command = [sys.executable, "-c", TRAIN, project.store.folder, project.champion.backbone.folder]
+    process = subprocess.Popen(
+        [*map(str, command), STOPPABLE.model_dump_json()],
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+            "OMP_NUM_THREADS": str(torch.get_num_threads()),
+        },
+        stderr=subprocess.DEVNULL,
+    )
+    runs = project.store.folder / "runs"
+    deadline = time.monotonic() + 120
+    while not list(runs.glob("*/step-*")):
+        assert process.poll() is None and time.monotonic() < deadline, "it never saved a state"
+        time.sleep(0.002)
+    process.send_signal(how)
+    assert process.wait(timeout=60) != 0
+    (state,) = runs.glob("*/step-*")
+    return json.loads((state / "state.json").read_text())["history"]
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
+def test_a_stopped_run_resumes_to_the_same_adapter_bit_for_bit(
+    make_project: MakeProject, uninterrupted: str, how: signal.Signals
+) -> None:
+    project = make_project()
+    before = stop_in_the_middle(project, how)
+    assert project.store.count(Checkpoint) == 0
+    assert project.store.count(TrainingRun) == 1
+    checkpoint = project.train(STOPPABLE)
+    history = checkpoint.metrics["history"]
+    assert 0 < len(before) < len(history)
+    assert history[: len(before)] == before, "the first steps were not done again"
+    assert sha256(project.adapter(checkpoint)) == uninterrupted
+    assert project.store.count(TrainingRun) == project.store.count(Checkpoint) == 1
+
+
+def test_a_state_cut_off_while_it_was_written_is_not_used(
+    make_project: MakeProject, uninterrupted: str
+) -> None:
+    project = make_project()
+    stop_in_the_middle(project, signal.SIGKILL)
+    (run_folder,) = (project.store.folder / "runs").iterdir()
+    half = run_folder / ".step-31"
+    half.mkdir()
+    (half / "state.safetensors").write_bytes(b"cut off")
+    assert sha256(project.adapter(project.train(STOPPABLE))) == uninterrupted
+
+
+# --- what it refuses ---------------------------------------------------------------------------------
+
+
+def test_an_adapter_in_pickle_is_refused_unread(trained: Trained, tmp_path: Path) -> None:
+    """The file would run a command if anything unpickled it."""
+    folder, trap = tmp_path / "adapter", tmp_path / "sprung"
+    folder.mkdir()
+    config = (trained.folder / "adapter_config.json").read_text()
+    (folder / "adapter_config.json").write_text(config)
+    torch.save(_Trap(str(trap)), folder / "adapter_model.bin")
+    backbone = trained.project.champion.backbone
+    with pytest.raises(ModelError, match="pickled files are refused"):
+        backbone.attach("candidate", folder)
+    assert not trap.exists()
+
+
+class _Trap:
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (self.path,)
+
+
+def test_an_adapter_of_another_base_is_refused(trained: Trained, tmp_path: Path) -> None:
+    other = Backbone.load(save_tiny(tmp_path / "other", seed=5, hidden_size=48))
+    with pytest.raises(ModelError, match="belongs to another base model") as caught:
+        other.attach("candidate", trained.folder)
+    assert caught.value.got == trained.checkpoint.base_weights
+    assert caught.value.expected == other.base_weights
+
+
+def test_a_learning_rate_that_breaks_the_numbers_stops_the_training(
+    make_project: MakeProject,
+) -> None:
+    project = make_project(written_pairs())
+    absurd = CONFIG.model_copy(update={"learning_rate": 1e30, "save_every_steps": 1})
+    with pytest.raises(TrainingError, match=r"broke at step [2-9].*lower train\.learning_rate"):
+        project.train(absurd)
+    assert project.store.count(Checkpoint) == 0
+    assert not (project.store.folder / "checkpoints").exists()
+    assert project.train().metrics["last"]["margin"] > 0, "sane settings train as if nothing was"
+
+
+def test_what_cannot_be_trained_on_is_skipped_and_counted(
+    make_project: MakeProject, pairs: list[PreferencePair]
+) -> None:
+    good, cut = Completion(text="blue.", finish_reason="stop"), Completion(text="", finish_reason="length")
+    same = Completion(text="other words", token_ids=pairs[0].chosen.token_ids)
+    bad = [
+        pair(question("a"), good, cut),
+        pair(question("b"), pairs[0].chosen, same),
+        pair(question("c"), good, Completion(text="x" * 400)),
+    ]
+    project = make_project([*written_pairs(), *bad])
+    metrics = project.train(CONFIG.model_copy(update={"max_tokens": 200})).metrics
+    assert metrics["num_pairs"] == len(written_pairs())
+    assert metrics["skipped"] == {
+        "empty completion": 1,
+        "chosen equals rejected": 1,
+        "longer than train.max_tokens": 1,
+    }
+
+
+def test_a_data_set_with_nothing_to_train_on_is_an_error(make_project: MakeProject) -> None:
+    with pytest.raises(TrainingError, match="no pair to train on"):
+        make_project([]).train()
+    with pytest.raises(TrainingError, match=r"longer than train\.max_tokens"):
+        make_project(written_pairs(), name="b").train(CONFIG.model_copy(update={"max_tokens": 16}))
+
+
+# --- tokens and references -----------------------------------------------------------------------------
+
+
+def test_the_loss_is_on_the_completion_and_its_end_and_nothing_is_cut(
+    make_project: MakeProject, pairs: list[PreferencePair]
+) -> None:
+    backbone = make_project().champion.backbone
+    text = Completion(text="blue.", finish_reason="stop")
+    cut = Completion(text="blue", finish_reason="length")
+    (row,), _ = encode(backbone, [pair(question("sky"), text, cut)], max_tokens=2048)
+    end = backbone.tokenizer.eos_token_id
+    assert row.branches.completions[0][-1] == end
+    assert row.branches.completions[1][-1] != end, "what was cut off did not end"
+    assert backbone.tokenizer.decode(row.branches.completions[0]) == "blue.<|im_end|>"
+    assert backbone.tokenizer.decode(row.branches.prompt_ids) == (
+        "<|im_start|>user\nsky?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    (drawn,), _ = encode(backbone, [pairs[0]], max_tokens=2048)
+    assert tuple(drawn.branches.completions[0]) == pairs[0].chosen.token_ids
+
+
+def test_the_champions_own_samples_need_no_reference_pass_and_come_to_the_same(
+    make_project: MakeProject, pairs: list[PreferencePair]
+) -> None:
+    project = make_project()
+    drawn = [p for p in pairs if p.chosen.weights]
+    assert len(drawn) >= 4
+    tasks: dict[str, int] = {}
+    rows, _ = encode(project.champion.backbone, drawn, max_tokens=2048)
+    with heard(tasks):
+        free = ref_logps(project.champion, rows, tokens_per_batch=4096)
+    assert tasks["reference"] == 0
+    forgotten = [
+        r._replace(
+            chosen=r.chosen.model_copy(update={"logprobs": None}),
+            rejected=r.rejected.model_copy(update={"logprobs": None}),
+        )
+        for r in rows
+    ]
+    with heard(tasks):
+        computed = ref_logps(project.champion, forgotten, tokens_per_batch=200)
+    assert tasks["reference"] == len(rows)
+    for name, sums in free.items():
+        assert torch.allclose(sums, computed[name], atol=1e-4, rtol=0)
+
+
+def test_identity_is_checked_on_the_champions_own_samples_first(
+    make_project: MakeProject, pairs: list[PreferencePair]
+) -> None:
+    """Even where they stand last."""
+    project = make_project()
+    backbone = project.champion.backbone
+    backbone.new_adapter("policy", rank=4, alpha=8.0, targets=["all-linear"], seed=0)
+    rows, _ = encode(backbone, [*written_pairs(), *pairs[:1]], max_tokens=2048)
+    figures = check_identity(project.champion, "policy", rows, beta=0.1)
+    assert figures["served_gap"] <= 1e-4

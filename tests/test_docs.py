@@ -408,6 +408,38 @@ def test_tests_in_running_text_exist() -> None:
     assert named and named <= there, named - there
 
 
+def test_messages_in_running_text_are_in_the_code() -> None:
+    """A quoted message, `…` standing for what varies, is one that the code can give."""
+    known = templates()
+    quoted = 0
+    for page, span in code_spans():
+        message = re.sub(r"^(PASSED|REFUSED|PENDING) (by|at) \w+: ", "", span).strip()
+        if re.match(r"[A-Z]\w* \w+", message) or message != span:
+            quoted += 1
+            wanted = re.compile(as_pattern(message))
+            assert message == "…" or any(
+                wanted.search(one) or re.match(as_pattern(one), message) for one in known
+            ), f"{page.name}: {span}"
+    assert quoted >= 20
+
+
+def templates() -> set[str]:
+    """The texts in our code that can be a message, `…` standing for what is put in."""
+    found = set()
+    for file in (ROOT / "src" / "trueup").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = [v.value if isinstance(v, ast.Constant) else "…" for v in node.values]
+                found.add("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.add(node.value)
+    return {one for one in found if len(re.sub("[^a-z]", "", one)) >= 10 and "\n" not in one}
+
+
+def as_pattern(message: str) -> str:
+    return ".+".join(re.escape(part) for part in message.split("…"))
+
+
 # --- nothing is left out ----------------------------------------------------------------------
 
 

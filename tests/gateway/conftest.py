@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import httpx
 import pytest
 from openai import OpenAI
 from starlette.applications import Starlette
@@ -33,12 +34,13 @@ class Gateway(NamedTuple):
 
     url: str
     client: OpenAI
+    http: httpx.Client
     store: Store
     recorder: Recorder
     engine: Engine | None
 
     def interactions(self) -> list[Interaction]:
-        assert self.recorder.flush()
+        assert self.recorder.flush(60)
         return self.store.all(Interaction)
 
 
@@ -49,14 +51,14 @@ def running(app: Starlette) -> Iterator[str]:
     server = make_server(app)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not server.started and thread.is_alive() and time.monotonic() < deadline:
         time.sleep(0.005)
     try:
         yield "http://{}:{}".format(*listening.getsockname())
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
 
 
@@ -94,8 +96,9 @@ def open_gateway(store: Store) -> Callable[..., object]:
         with (
             running(app) as url,
             OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60) as client,
+            httpx.Client(base_url=url, timeout=60) as http,
         ):
-            yield Gateway(url, client, store, app.state.recorder, engine)
+            yield Gateway(url, client, http, store, app.state.recorder, engine)
 
     return gateway
 

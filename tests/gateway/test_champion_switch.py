@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx
 import openai
 import pytest
 import torch
@@ -110,13 +109,13 @@ def test_a_tampered_adapter_is_not_served_and_mending_it_is_enough(gateway, tiny
     assert checkpoint.weights in str(caught.value)  # what was expected
     with pytest.raises(openai.InternalServerError):
         gateway.client.chat.completions.create(model="champion", messages=RESET, stream=True)
-    health = httpx.get(f"{gateway.url}/health")
+    health = gateway.http.get("/health")
     assert health.status_code == 503 and health.json()["status"] == "refusing"
     assert gateway.interactions() == []
 
     file.write_bytes(original)
     assert greedy(gateway.client)[0] == checkpoint.weights
-    assert httpx.get(f"{gateway.url}/health").status_code == 200
+    assert gateway.http.get("/health").status_code == 200
 
 
 @pytest.mark.parametrize("what", ["file", "folder", "scaling", "record"])

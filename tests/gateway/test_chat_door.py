@@ -4,7 +4,6 @@ import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
 import openai
 import pytest
 
@@ -188,7 +187,7 @@ def test_rate_zero_keeps_nothing_and_still_answers(open_gateway, engine) -> None
         assert answer.choices[0].message.content
         assert gateway.interactions() == []
         assert gateway.recorder.counters["skipped_by_rate"] == 1
-        assert httpx.get(f"{gateway.url}/health").json()["capture"]["skipped_by_rate"] == 1
+        assert gateway.http.get("/health").json()["capture"]["skipped_by_rate"] == 1
 
 
 def test_at_rate_a_half_the_ids_alone_say_what_is_kept(open_gateway, engine) -> None:
@@ -232,7 +231,7 @@ def test_a_store_that_cannot_be_written_does_not_stop_the_answers(gateway) -> No
         )
     answer = gateway.client.chat.completions.create(messages=RESET, **GREEDY)
     assert answer.choices[0].message.content == "Hold the button for ten seconds."
-    assert gateway.recorder.flush()
+    assert gateway.recorder.flush(60)
     assert gateway.recorder.counters["failed"] == 1
     with gateway.store._engine.begin() as connection:
         connection.exec_driver_sql("DROP TRIGGER full")
@@ -242,13 +241,13 @@ def test_a_store_that_cannot_be_written_does_not_stop_the_answers(gateway) -> No
 
 def test_a_store_whose_file_is_gone_does_not_stop_the_answers(gateway) -> None:
     gateway.client.chat.completions.create(messages=RESET, **GREEDY)
-    assert gateway.recorder.flush()
+    assert gateway.recorder.flush(60)
     gateway.store.close()
     for file in gateway.store.folder.glob("store.sqlite*"):
         file.unlink()
     answer = gateway.client.chat.completions.create(messages=RESET, **GREEDY)
     assert answer.choices[0].message.content == "Hold the button for ten seconds."
-    assert gateway.recorder.flush() and gateway.recorder.counters["failed"] == 1
+    assert gateway.recorder.flush(60) and gateway.recorder.counters["failed"] == 1
 
 
 # --- what is refused ----------------------------------------------------------------------------
@@ -307,7 +306,7 @@ def test_a_field_that_would_change_the_answer_is_refused(gateway, field, value) 
 )
 def test_a_malformed_field_is_refused_with_the_reason(gateway, field, value) -> None:
     body = {"model": "champion", "messages": RESET, field: value}
-    answer = httpx.post(f"{gateway.url}/v1/chat/completions", content=json.dumps(body))
+    answer = gateway.http.post("/v1/chat/completions", content=json.dumps(body))
     error = answer.json()["error"]
     assert answer.status_code == 400 and error["type"] == "invalid_request_error"
     assert "Got" in error["message"] and "Expected" in error["message"]
@@ -321,7 +320,7 @@ def test_fields_that_ask_for_nothing_are_let_through(gateway) -> None:
         "max_completion_tokens": 3,
     }  # fmt: skip
     body = {"messages": RESET, **nothing}
-    answer = httpx.post(f"{gateway.url}/v1/chat/completions", json=body)
+    answer = gateway.http.post("/v1/chat/completions", json=body)
     assert answer.status_code == 200 and answer.json()["usage"]["completion_tokens"] == 3
 
 
@@ -334,10 +333,10 @@ def test_an_answer_of_ours_can_be_sent_back_as_history(gateway) -> None:
 
 def test_bodies_that_are_no_requests(gateway) -> None:
     url = f"{gateway.url}/v1/chat/completions"
-    assert httpx.post(url, content=b"{not json").status_code == 400
-    assert httpx.post(url, content=b"[1]").status_code == 400
-    assert httpx.post(url, content=b"[" * 100_000).status_code == 400
-    too_large = httpx.post(url, content=b"x" * (11 * 1024 * 1024))
+    assert gateway.http.post(url, content=b"{not json").status_code == 400
+    assert gateway.http.post(url, content=b"[1]").status_code == 400
+    assert gateway.http.post(url, content=b"[" * 100_000).status_code == 400
+    too_large = gateway.http.post(url, content=b"x" * (11 * 1024 * 1024))
     assert too_large.status_code == 413 and "too large" in too_large.json()["error"]["message"]
 
 
@@ -345,15 +344,15 @@ def test_unknown_models_and_routes_say_what_there_is(gateway) -> None:
     with pytest.raises(openai.NotFoundError) as caught:
         gateway.client.chat.completions.create(messages=RESET, model="gpt-9")
     assert caught.value.code == "model_not_found" and "champion" in str(caught.value)
-    nowhere = httpx.post(f"{gateway.url}/v1/embeddings", json={})
+    nowhere = gateway.http.post("/v1/embeddings", json={})
     assert nowhere.status_code == 404 and "/v1/chat" in nowhere.json()["error"]["message"]
-    assert httpx.get(f"{gateway.url}/v1/chat/completions").status_code == 405
+    assert gateway.http.get("/v1/chat/completions").status_code == 405
 
 
 def test_health_tells_weights_and_counters(gateway, engine) -> None:
     gateway.client.chat.completions.create(messages=RESET, **GREEDY)
-    assert gateway.recorder.flush()
-    health = httpx.get(f"{gateway.url}/health").json()
+    assert gateway.recorder.flush(60)
+    health = gateway.http.get("/health").json()
     assert health["status"] == "ok" and health["weights"] == engine.champion_weights()
     assert health["capture"]["captured"] == 1 and health["capture"]["failed"] == 0
 

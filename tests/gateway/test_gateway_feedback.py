@@ -11,11 +11,11 @@ RESET = [{"role": "user", "content": "How do I reset it?"}]
 
 def ask(gateway, **more: object) -> str:
     body = {"messages": RESET, "max_tokens": 3, **more}
-    return httpx.post(f"{gateway.url}/v1/chat/completions", json=body).json()["id"]
+    return gateway.http.post("/v1/chat/completions", json=body).json()["id"]
 
 
 def say(gateway, **said: object) -> httpx.Response:
-    return httpx.post(f"{gateway.url}/v1/feedback", json=said)
+    return gateway.http.post("/v1/feedback", json=said)
 
 
 def test_feedback_right_after_the_answer_hangs_on_it_and_is_on_disk(gateway) -> None:

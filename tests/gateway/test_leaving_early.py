@@ -1,5 +1,7 @@
 """Clients that hang up: the drawing stops, and what was said is kept."""
 
+import json
+import socket
 import threading
 import time
 
@@ -23,7 +25,7 @@ def endless(open_gateway, engine: Engine):
 
 def test_a_stream_that_is_left_keeps_what_was_said(endless) -> None:
     url = f"{endless.url}/v1/chat/completions"
-    with httpx.stream("POST", url, json={**LONG, "stream": True}) as stream:
+    with httpx.stream("POST", url, json={**LONG, "stream": True}, timeout=60) as stream:
         assert stream.status_code == 200
         lines = stream.iter_lines()
         for _ in range(100):
@@ -37,10 +39,11 @@ def test_a_stream_that_is_left_keeps_what_was_said(endless) -> None:
 def test_a_whole_answer_that_nobody_waits_for_is_given_up(endless) -> None:
     url = f"{endless.url}/v1/chat/completions"
     with pytest.raises(httpx.ReadTimeout):
-        httpx.post(url, json=LONG, timeout=0.5)
+        httpx.post(url, json=LONG, timeout=httpx.Timeout(60, read=0.5))
     kept = wait_for_interactions(endless, 8)
     assert {one.completion.finish_reason for one in kept} == {"unknown"}
-    after = httpx.post(url, json={"messages": RESET, "temperature": 0, "max_tokens": 32})
+    short = {"messages": RESET, "temperature": 0, "max_tokens": 32}
+    after = endless.http.post("/v1/chat/completions", json=short)
     assert after.json()["choices"][0]["message"]["content"] == "Hold the button for ten seconds."
 
 
@@ -48,18 +51,28 @@ def test_who_leaves_the_queue_is_not_answered(open_gateway, engine: Engine) -> N
     is_free = threading.Event()
     prompt = (Message(role="user", content="How do I reset it?"),)
     with open_gateway(engine) as gateway:
-        url = f"{gateway.url}/v1/chat/completions"
         body = {"messages": RESET, "user": "impatient"}
         # holds the engine in the middle of a batch
-        busy = engine.submit(prompt, Sampling(max_tokens=3), on_piece=lambda _: is_free.wait(20))
-        for more in ({}, {"stream": True}):
-            with pytest.raises(httpx.ReadTimeout):
-                httpx.post(url, json={**body, **more}, timeout=0.3)
+        busy = engine.submit(prompt, Sampling(max_tokens=3), on_piece=lambda _: is_free.wait(60))
+        callers = [send(gateway.url, {**body, **more}) for more in ({}, {"stream": True})]
+        wait_until(lambda: len(engine._waiting) == 2)
+        for caller in callers:
+            caller.close()
         wait_until(lambda: all(p.is_cancelled for p in engine._waiting))
         is_free.set()
-        assert busy.answer.result(20)
-        assert httpx.post(url, json={**body, "user": "patient"}).status_code == 200
+        assert busy.answer.result(60)
+        patient = gateway.http.post("/v1/chat/completions", json={**body, "user": "patient"})
+        assert patient.status_code == 200
         assert [one.user for one in gateway.interactions()] == ["patient"]
+
+
+def send(url: str, body: dict) -> socket.socket:
+    """A request whose sender may hang up whenever it likes."""
+    content = json.dumps(body).encode()
+    caller = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])))
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n"
+    caller.sendall(head.encode() + b"\r\n" + content)
+    return caller
 
 
 def wait_for_interactions(gateway, number: int) -> list[Interaction]:
@@ -70,7 +83,7 @@ def wait_for_interactions(gateway, number: int) -> list[Interaction]:
 
 
 def wait_until(is_so) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not is_so() and time.monotonic() < deadline:
         time.sleep(0.02)
     assert is_so()

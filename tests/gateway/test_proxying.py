@@ -52,7 +52,7 @@ async def scripted_chat(request: Request) -> Response:
     if script == "refuse":
         return JSONResponse({"error": {"message": "slow down", "code": "rate"}}, 429)
     if script == "silent":
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(3)
     if script == "garbage":
         return Response(b"<html>", media_type="text/html")
     if body.get("stream"):
@@ -81,7 +81,7 @@ async def trickle(data: bytes, script: str | None) -> AsyncIterator[bytes]:
         if script in ("break", "hang") and at > len(data) / 2:
             if script == "break":
                 raise RuntimeError("the upstream falls over")
-            await asyncio.sleep(1.5)
+            await asyncio.sleep(3)
         yield data[at : at + 37]
         await asyncio.sleep(0.001)
 
@@ -106,12 +106,18 @@ def upstream(run_app) -> Iterator[tuple[str, list]]:
 
 @pytest.fixture
 def proxy(open_gateway, upstream) -> Iterator:
-    with open_gateway(None, upstream=upstream[0], upstream_timeout_s=0.5) as gateway:
+    with open_gateway(None, upstream=upstream[0]) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def impatient(open_gateway, upstream) -> Iterator:
+    with open_gateway(None, upstream=upstream[0], upstream_timeout_s=1) as gateway:
         yield gateway
 
 
 def raw(url: str, body: dict, **headers: str) -> httpx.Response:
-    return httpx.post(f"{url}/v1/chat/completions", json=body, headers=headers)
+    return httpx.post(f"{url}/v1/chat/completions", json=body, headers=headers, timeout=60)
 
 
 # --- same bytes ---------------------------------------------------------------------------------
@@ -160,7 +166,7 @@ def test_our_own_server_behind_it_looks_the_same_to_the_client(
             assert "".join(pieces) == direct.choices[0].message.content
             with pytest.raises(openai.BadRequestError, match="not supported by the local model"):
                 client.chat.completions.create(**asked, stop="x")
-            assert app.state.recorder.flush() and origin.recorder.flush()
+            assert app.state.recorder.flush(60) and origin.recorder.flush(60)
             # captured at both, under one id, with the same text; only the origin knows the tokens
             twice = origin.store.all(Interaction, request_id=stream[0].id)
     assert len({one.completion.text for one in twice}) == 1
@@ -174,11 +180,11 @@ def test_other_routes_pass_in_both_directions(proxy, upstream) -> None:
         ("DELETE", "/v1/files/1", None),
         ("GET", "/v1/models", None),
     ):
-        direct = httpx.request(method, upstream[0] + path, content=content)
-        through = httpx.request(method, proxy.url + path, content=content)
+        direct = httpx.request(method, upstream[0] + path, content=content, timeout=60)
+        through = proxy.http.request(method, path, content=content)
         assert (through.status_code, through.content) == (207, direct.content)
     parts = iter([b"a" * 1000, b"b"])  # a body of unknown length
-    through = httpx.post(f"{proxy.url}/v1/files", content=parts)
+    through = proxy.http.post("/v1/files", content=parts)
     assert through.json()["body"] == "a" * 1000 + "b"
 
 
@@ -195,7 +201,7 @@ def test_feedback_finds_the_upstreams_id_at_once(proxy) -> None:
         said = raw(proxy.url, {"messages": HELLO, "stream": stream})
         request_id = "up-1" if stream else said.json()["id"]
         feedback = {"request_id": request_id, "rating": 1}
-        assert httpx.post(f"{proxy.url}/v1/feedback", json=feedback).status_code == 200
+        assert proxy.http.post("/v1/feedback", json=feedback).status_code == 200
 
 
 # --- what is kept -------------------------------------------------------------------------------
@@ -230,7 +236,7 @@ def test_what_is_not_text_passes_and_is_counted(proxy, more) -> None:
 def test_half_of_a_character_does_not_cost_its_neighbours(proxy) -> None:
     broken = [{"role": "user", "content": "\ud800"}]  # passes as JSON, fits no database
     body = json.dumps({"messages": broken})
-    assert httpx.post(f"{proxy.url}/v1/chat/completions", content=body).status_code == 200
+    assert proxy.http.post("/v1/chat/completions", content=body).status_code == 200
     raw(proxy.url, {"messages": HELLO})
     assert len(proxy.interactions()) == 1 and proxy.recorder.counters["failed"] == 1
 
@@ -245,25 +251,25 @@ def test_an_upstream_that_is_down_is_a_502_that_says_so(open_gateway) -> None:
         assert isinstance(caught.value, openai.APIStatusError) and caught.value.status_code == 502
         for part in ("cannot be reached", "http://127.0.0.1:9/v1", "Expected", "serve.upstream"):
             assert part in str(caught.value)
-        assert httpx.get(f"{gateway.url}/v1/models").status_code == 502
-        assert httpx.get(f"{gateway.url}/health").status_code == 200
+        assert gateway.http.get("/v1/models").status_code == 502
+        assert gateway.http.get("/health").status_code == 200
         assert gateway.interactions() == []
 
 
-def test_an_upstream_that_falls_silent_is_a_504(proxy) -> None:
-    answer = raw(proxy.url, {"messages": HELLO, "x_script": "silent"})
+def test_an_upstream_that_falls_silent_is_a_504(impatient) -> None:
+    answer = raw(impatient.url, {"messages": HELLO, "x_script": "silent"})
     assert answer.status_code == 504 and "in time" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("script", ["break", "hang"])
-def test_a_stream_that_breaks_off_says_so_and_keeps_its_half(proxy, script) -> None:
+def test_a_stream_that_breaks_off_says_so_and_keeps_its_half(impatient, script) -> None:
     said = ""
     with pytest.raises(openai.APIError, match="upstream"):
-        for chunk in proxy.client.chat.completions.create(
+        for chunk in impatient.client.chat.completions.create(
             model="m", messages=HELLO, stream=True, extra_body={"x_script": script}
         ):
             said += chunk.choices[0].delta.content or ""
-    (kept,) = proxy.interactions()
+    (kept,) = impatient.interactions()
     assert kept.completion.text.startswith(said) and TEXT.startswith(kept.completion.text)
     assert 0 < len(kept.completion.text) < len(TEXT)
     assert kept.completion.finish_reason == "unknown"
@@ -271,11 +277,11 @@ def test_a_stream_that_breaks_off_says_so_and_keeps_its_half(proxy, script) -> N
 
 def test_a_client_that_leaves_keeps_its_half(proxy) -> None:
     body = {"messages": HELLO, "stream": True, "x_script": "hang"}
-    with httpx.stream("POST", f"{proxy.url}/v1/chat/completions", json=body) as stream:
+    with httpx.stream("POST", f"{proxy.url}/v1/chat/completions", json=body, timeout=60) as stream:
         lines = stream.iter_lines()
         while "content" not in next(lines):
             pass
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not (kept := proxy.interactions()) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert TEXT.startswith(kept[0].completion.text)
@@ -284,8 +290,8 @@ def test_a_client_that_leaves_keeps_its_half(proxy) -> None:
 
 def test_requests_that_are_no_json_do_not_reach_the_upstream(proxy, upstream) -> None:
     url = f"{proxy.url}/v1/chat/completions"
-    assert httpx.post(url, content=b"{").status_code == 400
-    assert httpx.post(url, content=b"x" * (11 * 1024 * 1024)).status_code == 413
+    assert proxy.http.post(url, content=b"{").status_code == 400
+    assert proxy.http.post(url, content=b"x" * (11 * 1024 * 1024)).status_code == 413
     assert upstream[1] == []
 
 

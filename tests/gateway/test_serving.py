@@ -57,9 +57,11 @@ def test_a_signal_stops_it_and_all_that_was_answered_is_kept(
         url = f"http://127.0.0.1:{config.port}"
         wait_for(url)
         for _ in range(50):
-            assert httpx.post(f"{url}/v1/chat/completions", json=CHAT).status_code == 200
+            assert (
+                httpx.post(f"{url}/v1/chat/completions", json=CHAT, timeout=60).status_code == 200
+            )
         process.send_signal(stop)
-        assert process.wait(20) == code
+        assert process.wait(60) == code
     store = Store(tmp_path)
     assert store.count(Interaction) == 50
     store.close()
@@ -106,7 +108,7 @@ def free_port() -> int:
 
 
 def wait_for(url: str) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:
             if httpx.get(f"{url}/health").status_code == 200:

@@ -47,7 +47,7 @@ def engine(folder: Path, store: Store) -> Iterator[Engine]:
 
 
 def answer(engine: Engine, text: str, sampling: Sampling = GREEDY, **more) -> list[Completion]:
-    return engine.submit(ask(text), sampling, **more).answer.result(30)
+    return engine.submit(ask(text), sampling, **more).answer.result(60)
 
 
 # --- answers ------------------------------------------------------------------------------------
@@ -70,15 +70,15 @@ def test_company_of_any_kind_changes_neither_tokens_nor_log_probs(engine, folder
     wild = [engine.submit(ask("x" * 40 * i), Sampling(max_tokens=70)) for i in range(1, 6)]
     is_free.set()
     for i, pending in enumerate(crowd):
-        (one,), expected = pending.answer.result(30), alone[EXAMPLES[i % 3][0]]
+        (one,), expected = pending.answer.result(60), alone[EXAMPLES[i % 3][0]]
         assert one.token_ids == expected.token_ids
         assert one.logprobs == pytest.approx(expected.logprobs, abs=1e-4)
-    for one, expected in zip(crowd_seeded.answer.result(30), alone_seeded, strict=True):
+    for one, expected in zip(crowd_seeded.answer.result(60), alone_seeded, strict=True):
         assert one.token_ids == expected.token_ids
         assert one.logprobs == pytest.approx(expected.logprobs, abs=1e-4)
     backbone = Backbone.load(folder)
     for pending in wild:
-        (one,) = pending.answer.result(30)
+        (one,) = pending.answer.result(60)
         row = Branches(pending.prompt_ids, [one.token_ids])
         expected = completion_logprobs(backbone.model, [row])[0][0].tolist()
         assert one.logprobs == pytest.approx(expected, abs=1e-4)
@@ -91,13 +91,13 @@ def test_a_short_answer_does_not_wait_for_a_long_one(engine) -> None:
 
     def slowly(piece: Piece) -> None:
         heard.set()
-        may_go_on.wait(20)
+        may_go_on.wait(60)
 
     short = engine.submit(ask("So?"), GREEDY)
     engine.submit(ask("How many?"), GREEDY, on_piece=lambda p: p.text == " " and slowly(p))
     is_free.set()
     # "No." is three tokens and an end, "Twelve " has seven before the first blank
-    assert heard.wait(20) and short.answer.result(5)[0].text == "No."
+    assert heard.wait(60) and short.answer.result(60)[0].text == "No."
     may_go_on.set()
 
 
@@ -109,7 +109,7 @@ def test_batches_keep_within_rows_and_tokens(folder, store) -> None:
     is_free = hold(engine)
     small = [engine.submit(ask("So?"), GREEDY, num_samples=2) for _ in range(5)]
     is_free.set()
-    assert all(len(p.answer.result(30)) == 2 for p in small)
+    assert all(len(p.answer.result(60)) == 2 for p in small)
     assert max(sizes) == 2
     with pytest.raises(DataError, match="5"):
         engine.submit(ask("So?"), GREEDY, num_samples=5)
@@ -130,7 +130,7 @@ def test_long_prompts_make_smaller_batches(engine) -> None:
 def test_pieces_join_to_the_completion_and_split_no_character(engine) -> None:
     heard: list[Piece] = []
     pending = engine.submit(ask("Say it."), GREEDY, on_piece=heard.append)
-    (done,) = pending.answer.result(30)
+    (done,) = pending.answer.result(60)
     assert "".join(p.text for p in heard) == done.text == "Grüße 🙂 an alle!"
     assert "🙂" in [p.text for p in heard] and not any("\ufffd" in p.text for p in heard)
     assert tuple(t for p in heard for t in p.token_ids) == done.token_ids
@@ -161,7 +161,7 @@ def test_a_cancelled_answer_ends_where_it_is(engine) -> None:
     pending = engine.submit(
         ask("How many?"), GREEDY, on_piece=lambda p: p.text == "v" and pending.cancel()
     )
-    (done,) = pending.answer.result(30)
+    (done,) = pending.answer.result(60)
     assert done.finish_reason == "unknown" and done.text.startswith("Twelv")
     assert len(done.text) < 8
 
@@ -186,7 +186,7 @@ def test_a_batch_that_fails_takes_nobody_else_with_it(engine, caplog) -> None:
     is_free.set()
     for pending in (broken, beside):
         with pytest.raises(TrueupError, match="IndexError"):
-            pending.answer.result(30)
+            pending.answer.result(60)
     assert answer(engine, "So?")[0].text == "No."
     assert "A batch of 2 requests failed" in caplog.text
 
@@ -200,8 +200,8 @@ def test_a_listener_that_falls_over_fails_alone(engine) -> None:
     broken = engine.submit(ask("How many?"), GREEDY, on_piece=fall_over)
     beside = engine.submit(ask("How many?"), GREEDY)
     is_free.set()
-    assert beside.answer.result(30)[0].text == "Twelve of them, I think."
-    assert broken.answer.result(30)[0].finish_reason == "unknown"
+    assert beside.answer.result(60)[0].text == "Twelve of them, I think."
+    assert broken.answer.result(60)[0].finish_reason == "unknown"
 
 
 def test_close_fails_who_waits_and_ends_who_runs(engine) -> None:
@@ -210,7 +210,7 @@ def test_close_fails_who_waits_and_ends_who_runs(engine) -> None:
     threading.Timer(0.1, is_free.set).start()
     engine.close()
     with pytest.raises(ModelError, match="closed"):
-        waiting.answer.result(5)
+        waiting.answer.result(60)
     with pytest.raises(ModelError, match="closed"):
         engine.submit(ask("So?"), GREEDY)
     engine.close()
@@ -222,8 +222,8 @@ def hold(engine: Engine) -> threading.Event:
 
     def wait(_: Piece) -> None:
         is_held.set()
-        is_free.wait(20)
+        is_free.wait(60)
 
     engine.submit(ask("So?"), GREEDY, on_piece=wait)
-    assert is_held.wait(20)
+    assert is_held.wait(60)
     return is_free

@@ -1,0 +1,273 @@
+"""The test that matters: the whole loop on a tiny model, twice, and everything it must refuse."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from trueup import loop, pair, promote, train
+from trueup.errors import ConfigError
+from trueup.loop import Turn, turn
+from trueup.models import chat
+from trueup.models.engine import Engine
+from trueup.models.logprobs import Branches, completion_logprobs
+from trueup.models.stored import StoredModel, load_backbone
+from trueup.models.tiny import save_tiny
+from trueup.project import Project
+from trueup.records import (
+    Checkpoint,
+    Completion,
+    Dataset,
+    Interaction,
+    Label,
+    Message,
+    Messages,
+    PreferencePair,
+    Release,
+    Sampling,
+    TrainingRun,
+)
+
+COLOURS = {
+    "sky": "blue", "leaf": "green", "coal": "black", "snow": "white", "rose": "red", "sun": "gold",
+    "sea": "teal", "clay": "brown", "ash": "grey", "plum": "violet",
+}  # fmt: skip
+WORDS = ["cat", "dog", "owl", "fox", "ant", "bee"]
+
+SETTINGS = """
+[model]
+base = "model"
+num_threads = 1
+[flag]
+threshold = 0.01
+[label]
+judge = "loop_scorers:{judge}"
+max_tokens = 24
+[train]
+min_new_pairs = 12
+epochs = 8
+learning_rate = 2e-3
+lora_rank = 8
+[guard]
+max_tokens = 24
+samples_per_prompt = 4
+max_same_answer_rate = 0.5
+[evaluate]
+max_tokens = 24
+[ab]
+scorer = "loop_scorers:brief"
+"""
+
+
+def asked(question: str) -> Messages:
+    return (Message(role="user", content=question),)
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """It names colours in four ways, tersely or with filler, and repeats a word when told to."""
+    examples = [(f"say {word}", f"{word}.") for word in WORDS for _ in range(6)]
+    for thing, colour in COLOURS.items():
+        for question in (f"colour of {thing}?", f"{thing} is?"):
+            examples += [
+                (question, f"{colour}."),
+                (question, f"um {colour}."),
+                (question, f"the {thing} is {colour} um um."),
+                (question, f"{colour} {colour} ok."),
+            ]
+    folder = tmp_path_factory.mktemp("loop") / "model"
+    return save_tiny(folder, seed=0, hidden_size=64, examples=examples, steps=500)
+
+
+@pytest.fixture
+def folder(model: Path, tmp_path: Path) -> Path:
+    """A project: held-out questions are asked otherwise than traffic's, gold is another skill."""
+    shutil.copytree(model, tmp_path / "model")
+    held_out = [
+        {"messages": [{"role": "user", "content": f"{thing} is?" + " " * i}]}
+        for thing in COLOURS for i in range(3)
+    ]  # fmt: skip
+    gold = [
+        {"id": f"{word}-{i}", "prompt": f"say {word}" + " " * i,
+         "checker": {"type": "contains", "all": [word]}}
+        for word in WORDS for i in range(7)
+    ]  # fmt: skip
+    (tmp_path / "heldout.jsonl").write_text("\n".join(map(json.dumps, held_out)))
+    (tmp_path / "gold.jsonl").write_text("\n".join(map(json.dumps, gold)))
+    settings(tmp_path, "plain")
+    return tmp_path
+
+
+def settings(folder: Path, judge: str) -> None:
+    (folder / "trueup.toml").write_text(SETTINGS.format(judge=judge))
+
+
+def send_traffic(project: Project, week: int) -> None:
+    """The champion answers four questions about everything, and the gateway's records are kept."""
+    prompts = [asked(f"colour of {thing}?" + " " * (4 * week + i)) for thing in COLOURS for i in range(4)]
+    champion = project.champion()
+    answers = champion.complete(prompts, Sampling(max_tokens=24, seed=week))
+    project.store.add_all(
+        Interaction(prompt=p, completion=a[0], source="gateway", request_id=f"{week}-{i}")
+        for i, (p, a) in enumerate(zip(prompts, answers, strict=True))
+    )
+
+
+def run_turn(folder: Path, *overrides: str, week: int = 0) -> tuple[Project, Turn]:
+    project = Project(folder, overrides)
+    send_traffic(project, week)
+    return project, turn(project)
+
+
+@pytest.fixture
+def engine(folder: Path) -> Iterator[Engine]:
+    """The live side, in a backbone of its own, following the store's champion."""
+    project = Project(folder)
+    backbone = load_backbone(project.config.model, folder)
+    loop_engine = Engine(backbone, project.store)
+    yield loop_engine
+    loop_engine.close()
+
+
+def greedy(engine: Engine) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
+    """What the live side says at temperature 0."""
+    answers = [
+        engine.submit(asked(f"{thing} is?"), Sampling(temperature=0, max_tokens=24)).answer.result(60)
+        for thing in COLOURS
+    ]
+    return [(c.token_ids or (), c.logprobs or ()) for one in answers for c in one]
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_two_turns_promote_and_the_second_starts_from_the_promoted_champion(folder: Path) -> None:
+    project, first = run_turn(folder)
+    assert first.verdict.passed, first.verdict
+    assert first.checkpoint is not None
+    assert first.checkpoint.metrics["last"]["margin"] > first.checkpoint.metrics["first"]["margin"]
+    champion = project.store.champion()
+    assert champion is not None and champion.weights == first.checkpoint.weights
+
+    # nothing new: pending, with the count and the reason, and nothing is trained again
+    idle = turn(project)
+    assert idle.verdict.status == "pending"
+    assert "0 new pairs of the 12" in idle.verdict.reason
+    assert project.store.count(TrainingRun) == 1
+
+    again, second = run_turn(folder, "ab.min_evidence=1.0001", week=1)
+    runs = again.store.all(TrainingRun)
+    assert [run.start_weights for run in runs] == [champion.previous and first.champion, champion.weights]
+    assert second.checkpoint is not None
+    # served and trained log-probs agree, and only new pairs were used
+    identity = second.checkpoint.metrics["identity"]
+    assert identity["served_gap"] <= 1e-4
+    assert abs(identity["first_loss"] - 0.693147) < 1e-6
+    datasets = again.store.all(Dataset)
+    assert not set(datasets[0].pair_ids) & set(datasets[1].pair_ids)
+    pairs = again.store.get_all(PreferencePair, datasets[1].pair_ids)
+    wrote = {c.weights for p in pairs for c in (p.chosen, p.rejected)}
+    assert wrote == {champion.weights}
+
+
+def test_rollback_brings_back_files_tokens_and_log_probs(folder: Path, engine: Engine) -> None:
+    before = greedy(engine)
+    project, done = run_turn(folder)
+    assert done.verdict.passed, done.verdict
+    promoted = greedy(engine)
+    assert promoted != before
+    files = bytes_of(folder / "model")
+    promote.rollback(project.store)
+    after = greedy(engine)
+    assert [tokens for tokens, _ in after] == [tokens for tokens, _ in before]
+    gaps = [abs(a - b) for (_, x), (_, y) in zip(after, before, strict=True) for a, b in zip(x, y, strict=True)]
+    assert max(gaps) < 1e-5
+    assert bytes_of(folder / "model") == files
+
+    # forward again to a checkpoint: its own files, byte for byte
+    assert done.checkpoint is not None
+    checkpoint = project.store.folder / done.checkpoint.path
+    kept = bytes_of(checkpoint)
+    release = project.store.champion()
+    assert release is not None and release.action == "rollback"
+    project.store.release(Release(
+        action="promote", weights=done.checkpoint.weights, checkpoint_id=done.checkpoint.id,
+        previous=release.id, reason="by hand",
+    ))  # fmt: skip
+    assert greedy(engine) == promoted
+    assert bytes_of(checkpoint) == kept
+
+
+def test_swapped_labels_are_refused_by_the_head_to_head(folder: Path) -> None:
+    settings(folder, "swapped")
+    # the guard would see the length first; here the A/B test has to catch it alone
+    project, done = run_turn(folder, "guard.max_length_ratio=100", "evaluate.margin=0.9")
+    assert (done.verdict.gate, done.verdict.status) == ("ab", "refused"), done.verdict
+    assert "not shown to be better" in done.verdict.reason
+    assert_base_serves(project)
+
+
+def test_length_padding_is_refused_by_the_guard(folder: Path) -> None:
+    settings(folder, "padded")
+    project, done = run_turn(folder)
+    assert (done.verdict.gate, done.verdict.status) == ("guard", "refused"), done.verdict
+    assert "length" in done.verdict.reason
+    assert_base_serves(project)
+
+
+def test_one_canned_answer_is_refused_by_the_guard(folder: Path) -> None:
+    project = Project(folder, ("train.epochs=25", "train.learning_rate=5e-3"))
+    send_traffic(project, 0)
+    champion = project.champion()
+    canned = Completion(text="ok.", finish_reason="stop")
+    project.store.add_all(
+        Label(prompt=one.prompt, candidates=(canned, one.completion), scores=(1.0, 0.0),
+              annotator="planted", annotator_kind="human")
+        for one in project.store.all(Interaction)
+    )  # fmt: skip
+    pair.run(project.store, project.config.pair, loop.held_out(project))
+    dataset = pair.freeze(project.store, pair.new_pairs(project.store))
+    checkpoint = train.run(project.store, project.config.train, dataset, champion)
+    verdict = loop.guard_gate(project, checkpoint).verdict
+    assert verdict.status == "refused"
+    assert "sameness" in verdict.reason
+    # and the promotion itself says no without the other reports, too
+    assert promote.run(project.store, project.config.promote, checkpoint).status == "refused"
+    assert_base_serves(project)
+
+
+def test_the_judge_that_labelled_may_not_promote(folder: Path) -> None:
+    project = Project(folder, ("ab.scorer=loop_scorers:plain",))
+    send_traffic(project, 0)
+    with pytest.raises(ConfigError, match="judge that labelled"):
+        turn(project)
+    assert project.store.count(Checkpoint) == 0
+
+
+def test_a_refused_candidate_is_not_tried_again_without_new_pairs(folder: Path) -> None:
+    settings(folder, "padded")
+    project, done = run_turn(folder)
+    assert done.verdict.status == "refused"
+    assert turn(project).verdict.status == "pending"
+
+
+def test_a_checkpoint_reloads_to_the_same_log_probs(folder: Path) -> None:
+    project, done = run_turn(folder)
+    assert done.checkpoint is not None
+    candidate = project.candidate(done.checkpoint)
+    prompt = asked("sky is?")
+    [[drawn]] = candidate.complete([prompt], Sampling(max_tokens=24, seed=3))
+    fresh = load_backbone(project.config.model, folder)
+    again = StoredModel(project.store, fresh, done.checkpoint.id)
+    row = Branches(chat.prompt_ids(fresh.tokenizer, prompt), [drawn.token_ids or ()])
+    with again.acting() as network:
+        [[logprobs]] = completion_logprobs(network, [row])
+    assert max(abs(a - b) for a, b in zip(logprobs.tolist(), drawn.logprobs or (), strict=True)) < 1e-4
+
+
+def assert_base_serves(project: Project) -> None:
+    release = project.store.champion()
+    assert release is not None and release.checkpoint_id is None

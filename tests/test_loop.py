@@ -47,8 +47,9 @@ judge = "loop_scorers:{judge}"
 max_tokens = 24
 [train]
 min_new_pairs = 12
-epochs = 8
-learning_rate = 2e-3
+epochs = 6
+beta = 0.5
+learning_rate = 1e-3
 lora_rank = 8
 [guard]
 max_tokens = 24
@@ -87,12 +88,12 @@ def folder(model: Path, tmp_path: Path) -> Path:
     shutil.copytree(model, tmp_path / "model")
     held_out = [
         {"messages": [{"role": "user", "content": f"{thing} is?" + " " * i}]}
-        for thing in COLOURS for i in range(3)
+        for thing in COLOURS for i in range(5)
     ]  # fmt: skip
     gold = [
         {"id": f"{word}-{i}", "prompt": f"say {word}" + " " * i,
          "checker": {"type": "contains", "all": [word]}}
-        for word in WORDS for i in range(7)
+        for word in WORDS for i in range(14)
     ]  # fmt: skip
     (tmp_path / "heldout.jsonl").write_text("\n".join(map(json.dumps, held_out)))
     (tmp_path / "gold.jsonl").write_text("\n".join(map(json.dumps, gold)))
@@ -105,8 +106,8 @@ def settings(folder: Path, judge: str) -> None:
 
 
 def send_traffic(project: Project, week: int) -> None:
-    """The champion answers four questions about everything, and the gateway's records are kept."""
-    prompts = [asked(f"colour of {thing}?" + " " * (4 * week + i)) for thing in COLOURS for i in range(4)]
+    """The champion answers six questions about everything, and the gateway's records are kept."""
+    prompts = [asked(f"colour of {thing}?" + " " * (6 * week + i)) for thing in COLOURS for i in range(6)]
     champion = project.champion()
     answers = champion.complete(prompts, Sampling(max_tokens=24, seed=week))
     project.store.add_all(

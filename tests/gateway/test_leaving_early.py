@@ -48,12 +48,17 @@ def test_a_whole_answer_that_nobody_waits_for_is_given_up(endless) -> None:
 
 
 def test_who_leaves_the_queue_is_not_answered(open_gateway, engine: Engine) -> None:
-    is_free = threading.Event()
+    is_held, is_free = threading.Event(), threading.Event()
+
+    def hold(_: object) -> None:
+        is_held.set()
+        is_free.wait(60)
+
     prompt = (Message(role="user", content="How do I reset it?"),)
     with open_gateway(engine) as gateway:
         body = {"messages": RESET, "user": "impatient"}
-        # holds the engine in the middle of a batch
-        busy = engine.submit(prompt, Sampling(max_tokens=3), on_piece=lambda _: is_free.wait(60))
+        busy = engine.submit(prompt, Sampling(max_tokens=3), on_piece=hold)
+        assert is_held.wait(60)  # in the middle of a batch
         callers = [send(gateway.url, {**body, **more}) for more in ({}, {"stream": True})]
         wait_until(lambda: len(engine._waiting) == 2)
         for caller in callers:

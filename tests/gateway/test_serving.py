@@ -56,10 +56,9 @@ def test_a_signal_stops_it_and_all_that_was_answered_is_kept(
         process = subprocess.Popen(command)
         url = f"http://127.0.0.1:{config.port}"
         wait_for(url)
-        for _ in range(50):
-            assert (
-                httpx.post(f"{url}/v1/chat/completions", json=CHAT, timeout=60).status_code == 200
-            )
+        with httpx.Client(base_url=url, timeout=60) as http:
+            for _ in range(50):
+                assert http.post("/v1/chat/completions", json=CHAT).status_code == 200
         process.send_signal(stop)
         assert process.wait(60) == code
     store = Store(tmp_path)

@@ -111,9 +111,9 @@ class Recorder:
                 self._changed.notify_all()
                 return
             self._counts["dropped"] += num_new
-        self._warn(
-            "dropped", "Interactions are being dropped: the store is slower than the traffic"
-        )
+            is_closed = self._is_closed
+        reason = "capture is closed" if is_closed else "the store is slower than the traffic"
+        self._warn("dropped", f"Interactions are being dropped: {reason}")
 
     def _is_wanted(self, first: Interaction) -> bool:
         digest = hashlib.sha256(

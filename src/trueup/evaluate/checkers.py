@@ -17,7 +17,7 @@ import secrets
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trueup.errors import GoldSetError, SandboxUnavailable
 
@@ -258,7 +258,7 @@ def json_object(text: str, keys: list[str]) -> bool:
 
 
 class Rule(NamedTuple):
-    holds: Callable[[str, object], bool]
+    holds: Callable[[str, Any], bool]
     """Of the stripped text and the rule's value."""
     value: str | None
     """What kind of value the rule takes; a key of KINDS, or None for no value."""
@@ -297,31 +297,31 @@ CHECKERS: dict[str, Callable[..., Outcome]] = {
 # --- validation -------------------------------------------------------------------------------
 
 
-def is_text(value: object) -> bool:
+def is_text(value: Any) -> bool:
     return isinstance(value, str) and not is_empty(value)
 
 
-def is_number(value: object) -> bool:
+def is_number(value: Any) -> bool:
     is_real = isinstance(value, int | float) and not isinstance(value, bool)
     return is_real and math.isfinite(value)
 
 
-def is_list_of(test: Callable[[object], bool], value: object) -> bool:
+def is_list_of(test: Callable[[Any], bool], value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(test(part) for part in value)
 
 
-def is_pattern(value: object) -> bool:
+def is_pattern(value: Any) -> bool:
     try:
         return is_text(value) and re.compile(value).search("") is None
     except re.error:
         return False
 
 
-def is_assert(value: object) -> bool:
+def is_assert(value: Any) -> bool:
     return is_text(value) and value.startswith("assert ") and "\n" not in value
 
 
-KINDS: dict[str, tuple[Callable[[object], bool], str]] = {
+KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "answers": (
         lambda value: is_list_of(lambda part: is_text(part) and bool(normalised(part)), value),
         "a list of texts with at least one letter or digit",
@@ -354,7 +354,7 @@ FIELDS: dict[str, dict[str, str]] = {
 OPTIONAL = {"any", "all", "tolerance"}
 
 
-def is_rule(value: object) -> bool:
+def is_rule(value: Any) -> bool:
     """`{"rule": name}`, or `{"rule": name, "value": …}` for the rules that take one."""
     name = value.get("rule") if isinstance(value, dict) else None
     if not isinstance(name, str) or name not in RULES:

@@ -6,6 +6,7 @@ finish reason "unknown".
 """
 
 import asyncio
+import contextlib
 import json
 import time
 import uuid
@@ -127,7 +128,7 @@ class _Answer:
             )
             pending.answer.add_done_callback(lambda answer: self._capture(pending, answer))
             if (say := tell) is not None:
-                pending.answer.add_done_callback(lambda _: say(None))
+                pending.answer.add_done_callback(lambda _: _end(say))
             return pending
 
         return await asyncio.to_thread(submit)  # a long prompt takes a while to become tokens
@@ -202,6 +203,11 @@ class _Answer:
                 _event(chat.chunk(head, piece.sample_idx, {}, finish_reason=piece.finish_reason))
             )
         return events
+
+
+def _end(tell: Callable[[None], None]) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop is closed: the server has stopped
+        tell(None)
 
 
 def choice_id(request_id: str, index: int) -> str:

@@ -1,0 +1,318 @@
+"""The sampler draws what the model says: the same tokens in any company, and honest log-probs."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chi2
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from trueup.models.backbone import Backbone
+from trueup.models.kv_cache import ATTENTION
+from trueup.models.logprobs import Branches, completion_logprobs
+from trueup.models.sampler import Drawn, SampleRequest, sample
+from trueup.records import Message, Sampling
+
+NEVER = frozenset([-1])
+"""No token ends a completion."""
+
+
+@pytest.fixture(scope="module")
+def backbone(tiny_model: Path) -> Backbone:
+    return Backbone.load(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def dice() -> torch.nn.Module:
+    """A random model with a vocabulary of eleven tokens."""
+    torch.manual_seed(5)
+    config = LlamaConfig(
+        vocab_size=11,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.2,
+        eos_token_id=None,
+        bos_token_id=None,
+        pad_token_id=None,
+    )
+    return AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION).eval()
+
+
+def ids(size: int, seed: int, vocabulary: int = 250) -> list[int]:
+    random = torch.Generator().manual_seed(seed)
+    return torch.randint(0, vocabulary, (size,), generator=random).tolist()
+
+
+def request(prompt: list[int], num_samples: int = 1, **sampling: object) -> SampleRequest:
+    settings: dict = {"seed": 0, "max_tokens": 12, **sampling}
+    return SampleRequest(prompt, Sampling(**settings), num_samples)
+
+
+def tokens(drawn: list[list[Drawn]]) -> list[list[list[int]]]:
+    return [[one.token_ids for one in group] for group in drawn]
+
+
+def close(one: Drawn, other: Drawn, atol: float = 1e-4) -> bool:
+    return one.token_ids == other.token_ids and np.allclose(one.logprobs, other.logprobs, atol=atol)
+
+
+MIXED = [
+    request(ids(3, 1), 3, seed=7),
+    request(ids(40, 2), 1, seed=8, temperature=0.0),
+    request(ids(90, 3), 2, seed=9, temperature=0.7, top_p=0.9, max_tokens=30),
+    request(ids(40, 2)[:30] + ids(9, 4), 2, seed=10, max_tokens=1),
+    request(ids(3, 1), 1, seed=11, temperature=3.0, max_tokens=25),
+]
+"""Short and long, greedy and hot, two with a long common beginning, one prompt twice."""
+
+
+# --- log-probs ------------------------------------------------------------------------------------
+
+
+def test_log_probs_equal_a_recomputation_over_the_whole_sequence(backbone: Backbone) -> None:
+    """Those of the model itself, whatever temperature and top-p drew the token."""
+    drawn = sample(backbone.model, MIXED, eos_ids=NEVER)
+    for asked, group in zip(MIXED, drawn, strict=True):
+        row = Branches(asked.prompt_ids, [one.token_ids for one in group])
+        with torch.no_grad():
+            again = completion_logprobs(backbone.model, [row])[0]
+        for one, expected in zip(group, again, strict=True):
+            assert len(one.logprobs) == len(one.token_ids)
+            assert np.allclose(one.logprobs, expected.numpy(), atol=1e-4)
+
+
+def test_greedy_tokens_equal_those_of_transformers(backbone: Backbone) -> None:
+    prompts = [ids(5, 1), ids(60, 2), ids(23, 3)]
+    drawn = sample(
+        backbone.model,
+        [request(p, temperature=0.0, max_tokens=40) for p in prompts],
+        eos_ids=frozenset([backbone.tokenizer.eos_token_id]),
+    )
+    plain = AutoModelForCausalLM.from_pretrained(backbone.folder, dtype=torch.float32).eval()
+    for prompt, (one,) in zip(prompts, drawn, strict=True):
+        out = plain.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            max_new_tokens=40,
+            do_sample=False,
+        )
+        assert one.token_ids == out[0, len(prompt) :].tolist()
+
+
+# --- company --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", range(len(MIXED)))
+def test_a_seeded_request_draws_the_same_alone_and_in_any_company(
+    backbone: Backbone, place: int
+) -> None:
+    together = sample(backbone.model, MIXED, eos_ids=NEVER)[place]
+    backwards = sample(backbone.model, MIXED[::-1], eos_ids=NEVER)[-1 - place]
+    alone = sample(backbone.model, [MIXED[place]], eos_ids=NEVER)[0]
+    for one, other, third in zip(alone, together, backwards, strict=True):
+        assert close(one, other) and close(one, third)
+
+
+def test_the_first_samples_of_a_request_do_not_depend_on_how_many_follow(
+    backbone: Backbone,
+) -> None:
+    few = sample(backbone.model, [request(ids(9, 5), 2)], eos_ids=NEVER)
+    many = sample(backbone.model, [request(ids(9, 5), 6)], eos_ids=NEVER)
+    assert tokens(many)[0][:2] == tokens(few)[0]
+    assert len({tuple(t) for t in tokens(many)[0]}) == 6, "each sample has its own randomness"
+
+
+def test_left_padding_changes_nothing(backbone: Backbone) -> None:
+    """A prompt of 3 tokens beside one of 200, in both orders, sampled and greedy."""
+    for temperature in (0.0, 1.0):
+        short = request(ids(3, 1), 2, temperature=temperature, max_tokens=20)
+        alone = sample(backbone.model, [short], eos_ids=NEVER)[0]
+        beside = sample(
+            backbone.model, [request(ids(200, 6)), short, request(ids(120, 7))], eos_ids=NEVER
+        )[1]
+        assert all(close(a, b) for a, b in zip(alone, beside, strict=True))
+
+
+def test_a_common_beginning_changes_nothing(backbone: Backbone) -> None:
+    """Prompts that begin alike are run together; one is the beginning of the others."""
+    start = ids(60, 8)
+    prompts = [start, start + [9], start + ids(30, 9), start[:40] + ids(5, 10), ids(4, 11)]
+    requests = [request(p, 2, seed=n) for n, p in enumerate(prompts)]
+    together = sample(backbone.model, requests, eos_ids=NEVER)
+    for asked, group in zip(requests, together, strict=True):
+        alone = sample(backbone.model, [asked], eos_ids=NEVER)[0]
+        assert all(close(a, b) for a, b in zip(alone, group, strict=True))
+
+
+def test_another_seed_draws_other_tokens_and_no_seed_is_fresh_each_time(
+    backbone: Backbone,
+) -> None:
+    def drawn(seed: int | None) -> list:
+        return tokens(sample(backbone.model, [request(ids(9, 5), seed=seed)], eos_ids=NEVER))
+
+    assert drawn(1) == drawn(1)
+    assert drawn(1) != drawn(2)
+    assert drawn(None) != drawn(None)
+
+
+def test_drawing_leaves_the_global_randomness_alone(backbone: Backbone) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    sample(backbone.model, [request(ids(9, 5), 3)], eos_ids=NEVER)
+    assert torch.equal(torch.rand(3), expected)
+
+
+# --- where a completion ends ----------------------------------------------------------------------
+
+
+def test_the_end_token_is_kept_with_its_log_prob(backbone: Backbone) -> None:
+    end = backbone.tokenizer.eos_token_id
+    prompts = [(Message(role="user", content=f"{thing}?"),) for thing in ("sky", "coal", "rose")]
+    answers = backbone.complete(
+        prompts, Sampling(max_tokens=60, seed=3), role=None, weights="w", num_samples=6
+    )
+    stopped = [c for group in answers for c in group if c.finish_reason == "stop"]
+    assert len(stopped) > 10, "the model was taught to stop"
+    for one in stopped:
+        assert one.token_ids and one.logprobs
+        assert one.token_ids[-1] == end
+        assert end not in one.token_ids[:-1]
+        assert len(one.logprobs) == len(one.token_ids)
+        assert "<|im_end|>" not in one.text
+
+
+@pytest.mark.parametrize("max_tokens", [1, 2, 17])
+def test_max_tokens_is_honoured_to_the_token(backbone: Backbone, max_tokens: int) -> None:
+    requests = [request(ids(9, n), 3, max_tokens=max_tokens) for n in range(3)]
+    for group in sample(backbone.model, requests, eos_ids=NEVER):
+        for one in group:
+            assert len(one.token_ids) == max_tokens
+            assert one.finish_reason == "length"
+
+
+def test_an_end_token_on_the_last_place_is_a_stop(dice: torch.nn.Module) -> None:
+    every = frozenset(range(11))
+    (one,) = sample(dice, [request(ids(3, 1, 11), max_tokens=1)], eos_ids=every)[0]
+    assert (len(one.token_ids), one.finish_reason) == (1, "stop")
+
+
+def test_each_request_has_its_own_limit(backbone: Backbone) -> None:
+    limits = [1, 30, 7, 12]
+    requests = [request(ids(9, n), 2, max_tokens=limit) for n, limit in enumerate(limits)]
+    drawn = sample(backbone.model, requests, eos_ids=NEVER)
+    assert [[len(t) for t in group] for group in tokens(drawn)] == [[n, n] for n in limits]
+
+
+def test_listeners_hear_every_token_in_order_and_every_end_once(backbone: Backbone) -> None:
+    heard: dict[tuple[int, int], list[tuple[int, float]]] = {}
+    ended: list[tuple[int, int]] = []
+    drawn = sample(
+        backbone.model,
+        MIXED,
+        eos_ids=NEVER,
+        on_token=lambda r, s, token, logprob: heard.setdefault((r, s), []).append((token, logprob)),
+        on_done=lambda r, s, _: ended.append((r, s)),
+    )
+    for r, group in enumerate(drawn):
+        for s, one in enumerate(group):
+            assert heard[r, s] == list(zip(one.token_ids, one.logprobs, strict=True))
+    assert sorted(ended) == sorted(heard)
+
+
+def test_a_listener_may_end_one_completion_and_the_others_go_on(backbone: Backbone) -> None:
+    requests = [request(ids(9, 1)), request(ids(9, 2))]
+    whole = sample(backbone.model, requests, eos_ids=NEVER)
+    counts: Counter[int] = Counter()
+
+    def give_up(r: int, s: int, token: int, logprob: float) -> bool:
+        counts[r] += 1
+        return r == 0 and counts[0] == 4
+
+    cut, other = sample(backbone.model, requests, eos_ids=NEVER, on_token=give_up)
+    assert (cut[0].token_ids, cut[0].finish_reason) == (whole[0][0].token_ids[:4], "unknown")
+    assert close(other[0], whole[1][0])
+
+
+# --- the distribution -----------------------------------------------------------------------------
+
+
+def next_probs(model: torch.nn.Module, prompt: list[int]) -> np.ndarray:
+    with torch.no_grad():
+        return torch.softmax(model(torch.tensor([prompt])).logits[0, -1].double(), -1).numpy()
+
+
+def drawn_counts(model: torch.nn.Module, prompt: list[int], n: int, **sampling: float) -> np.ndarray:
+    asked = request(prompt, n, max_tokens=1, **sampling)
+    first = [one.token_ids[0] for one in sample(model, [asked], eos_ids=NEVER)[0]]
+    return np.bincount(first, minlength=11)
+
+
+def fits(counts: np.ndarray, probs: np.ndarray) -> bool:
+    """Pearson's chi-square at one in a thousand; seeds are fixed, so this passes or fails for
+    good."""
+    possible = probs > 0
+    assert counts[~possible].sum() == 0, "a token was drawn that cannot be"
+    expected = counts.sum() * probs[possible]
+    statistic = ((counts[possible] - expected) ** 2 / expected).sum()
+    return bool(statistic < chi2.ppf(0.999, possible.sum() - 1))
+
+
+PROMPT = [1, 5, 2, 8]
+
+
+def test_tokens_come_as_often_as_the_model_says(dice: torch.nn.Module) -> None:
+    probs = next_probs(dice, PROMPT)
+    assert 0.001 < probs.min() and probs.max() < 0.7, "a die worth throwing"
+    assert fits(drawn_counts(dice, PROMPT, 4000), probs)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_temperature_sharpens_and_flattens_as_it_should(
+    dice: torch.nn.Module, temperature: float
+) -> None:
+    probs = next_probs(dice, PROMPT) ** (1 / temperature)
+    counts = drawn_counts(dice, PROMPT, 4000, temperature=temperature)
+    assert fits(counts, probs / probs.sum())
+    assert not fits(counts, next_probs(dice, PROMPT))
+
+
+@pytest.mark.parametrize("top_p", [0.3, 0.6, 0.9])
+def test_top_p_keeps_the_smallest_set_that_reaches_it(dice: torch.nn.Module, top_p: float) -> None:
+    probs = next_probs(dice, PROMPT)
+    kept, total = np.zeros_like(probs), 0.0
+    for token in np.argsort(-probs):
+        if total >= top_p:
+            break
+        kept[token], total = probs[token], total + probs[token]
+    assert 0 < (kept > 0).sum() < 11
+    assert fits(drawn_counts(dice, PROMPT, 4000, top_p=top_p), kept / kept.sum())
+
+
+def test_top_p_close_to_nothing_is_greedy(dice: torch.nn.Module) -> None:
+    counts = drawn_counts(dice, PROMPT, 50, top_p=1e-6)
+    assert counts.argmax() == next_probs(dice, PROMPT).argmax()
+    assert counts.max() == 50
+
+
+def test_temperature_comes_before_top_p(dice: torch.nn.Module) -> None:
+    probs = next_probs(dice, PROMPT) ** (1 / 2.0)
+    probs /= probs.sum()
+    order = np.argsort(-probs)
+    reached = int(np.searchsorted(np.cumsum(probs[order]), 0.6)) + 1
+    kept = np.where(np.isin(np.arange(11), order[:reached]), probs, 0)
+    assert fits(drawn_counts(dice, PROMPT, 4000, temperature=2.0, top_p=0.6), kept / kept.sum())
+
+
+def test_the_second_token_follows_the_first(dice: torch.nn.Module) -> None:
+    """Of the samples that drew the likeliest first token, the second is as the model says."""
+    group = sample(dice, [request(PROMPT, 6000, max_tokens=2)], eos_ids=NEVER)[0]
+    first = int(next_probs(dice, PROMPT).argmax())
+    second = [one.token_ids[1] for one in group if one.token_ids[0] == first]
+    assert len(second) > 1000
+    assert fits(np.bincount(second, minlength=11), next_probs(dice, [*PROMPT, first]))

@@ -69,6 +69,12 @@ def _turn(project: Project) -> Turn:
     store, config = project.store, project.config
     done = Turn(Verdict(gate="train", status="pending", reason=""))
 
+    # what is missing or forbidden shows before anything is drawn, labelled or trained
+    measured_with = held_out(project)
+    scorer = resolve(config.ab.scorer, endpoint=config.ab.endpoint, suite=project.suite)
+    labeller = resolve(config.label.judge, endpoint=config.label.endpoint)
+    ab.check_scorer(scorer, [labeller.id])
+
     dataset = _unfinished(store)
     if dataset is None:
         with measured("flag", done.costs):
@@ -76,7 +82,7 @@ def _turn(project: Project) -> Turn:
         with measured("label", done.costs):
             labels = label.run(store, config.label, project.champion())
         with measured("pair", done.costs):
-            skipped = pair.run(store, config.pair, held_out(project))
+            skipped = pair.run(store, config.pair, measured_with)
             fresh = pair.new_pairs(store)
         done.counts = {
             "examined": len(flags),
@@ -92,11 +98,7 @@ def _turn(project: Project) -> Turn:
 
     champion = project.champion()
     done.champion = champion.weights
-    # before an hour of training: would what labelled these pairs also promote?
-    ab.check_scorer(
-        resolve(config.ab.scorer, endpoint=config.ab.endpoint, suite=project.suite),
-        _annotators(store, dataset),
-    )
+    ab.check_scorer(scorer, _annotators(store, dataset))
     with measured("train", done.costs):
         checkpoint = done.checkpoint = train.run(store, config.train, dataset, champion)
     for name, gate in GATES.items():

@@ -11,7 +11,7 @@ from trueup.errors import ConfigError
 from trueup.judges import Judge, compare, resolve
 from trueup.models.stored import StoredModel
 from trueup.progress import task
-from trueup.records import ABReport, Completion, Messages, Sampling, Verdict
+from trueup.records import ABReport, Completion, Messages, Sampling, Verdict, content_hash
 from trueup.store import Store
 from trueup.suite import SuitePrompt
 
@@ -49,11 +49,11 @@ def run(
 
     Reads:   the held-out prompts; answers already drawn by either model (the guard drew them).
     Writes:  one ABReport with every vote and the evidence after each prompt.
-    Again:   the same candidate, champion and config return the same report.
+    Again:   the same candidate, champion, prompts and config return the same report.
     Killed:  answers drawn so far are kept; votes are cast again.
     Stops:   ConfigError if the scorer labelled.
-    Refuses: when the evidence after all prompts is under `min_evidence`, or the 95 % interval of
-             the win rate does not lie above one half.
+    Refuses: when the evidence never reached `min_evidence`, or the 95 % interval of the win rate
+             after all prompts does not lie above one half.
     Cost:    no sampling after guard; with `llm`, two judge calls a vote.
     Next:    promote.run
     """
@@ -63,6 +63,7 @@ def run(
     wanted = {
         **config.model_dump(mode="json"),
         "scorer_id": scorer.id,
+        "suite": content_hash([p.model_dump(mode="json") for p in suite]),
         "sampling": sampling.model_dump(mode="json"),
         "samples_per_prompt": samples_per_prompt,
     }

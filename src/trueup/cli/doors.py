@@ -1,5 +1,6 @@
 """`trueup serve`: the OpenAI-compatible door. `trueup import`: records from files."""
 
+import contextlib
 from pathlib import Path
 
 import click
@@ -43,9 +44,9 @@ def serve(ctx: click.Context, port: int | None, as_json: bool) -> None:
     else:
         say(f"Serving {config.upstream or config.model_name} at {base_url} (Ctrl-C stops)")
         say("Next: point an OpenAI client at it, then 'trueup run'")
-    make_server(create_app(project.store, config, project.config.capture, engine)).run(
-        sockets=[listening]
-    )
+    app = create_app(project.store, config, project.config.capture, engine)
+    with contextlib.suppress(KeyboardInterrupt):  # the ordinary way to stop it
+        make_server(app).run(sockets=[listening])
     if engine:
         engine.close()
 
@@ -69,7 +70,11 @@ def serve(ctx: click.Context, port: int | None, as_json: bool) -> None:
 @json_option
 @click.pass_context
 def import_(
-    ctx: click.Context, file: Path, annotator_kind: AnnotatorKind, max_skip_rate: float, as_json: bool
+    ctx: click.Context,
+    file: Path,
+    annotator_kind: AnnotatorKind,
+    max_skip_rate: float,
+    as_json: bool,
 ) -> None:
     """Read FILE (JSONL, JSON, .gz) of interactions, preferences or unpaired labels.
 

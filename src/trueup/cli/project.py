@@ -1,5 +1,6 @@
 """`trueup init` and `trueup status`, and how every command opens its project."""
 
+import sys
 from pathlib import Path
 
 import click
@@ -35,7 +36,10 @@ gold = "gold.jsonl"              # {"id": …, "prompt": …, "checker": {"type"
 
 
 def open_project(ctx: click.Context) -> Project:
-    """The project the command line names."""
+    """The project the command line names; its own judges can be imported from its folder."""
+    folder = str(ctx.obj["folder"].resolve())
+    if folder not in sys.path:
+        sys.path.append(folder)
     return Project(ctx.obj["folder"], ctx.obj["overrides"])
 
 

@@ -26,11 +26,10 @@ def run(
 
     Reads:   the gold items; answers already drawn by either model.
     Writes:  the missing answers; one EvalReport with each item's outcome.
-    Skips:   items whose code cannot be run in a sandbox here; counted as `refused_items`.
     Again:   the same candidate, champion and gold set return the same report.
     Killed:  answers drawn so far are kept.
-    Refuses: when a loss of more than `margin` cannot be excluded at 95 %; when there are too few
-             items to exclude it whatever the answers (unknown).
+    Refuses: when a loss of more than `margin` cannot be excluded at 95 %; as unknown, when there
+             are too few items to exclude it whatever the answers, or code has no sandbox here.
     Cost:    one greedy answer an item and model; the champion's are kept from turn to turn.
     Next:    ab.run
     """
@@ -87,7 +86,7 @@ def _verdict(
     mine, yours = [o for o, _ in both], [t for _, t in both]
     gap = stats.paired_difference(mine, yours)
     accuracy, before = stats.wilson(sum(mine), len(mine)), stats.wilson(sum(yours), len(yours))
-    needed = stats.smallest_useful_n(config.margin)
+    needed = stats.smallest_useful_n(config.margin, pass_rate=before.estimate if before else 0.5)
     figures = {
         "items": float(len(both)),
         "items_needed": float(needed),
@@ -98,7 +97,12 @@ def _verdict(
         "difference_low": gap and gap.low,
         "difference_high": gap and gap.high,
     }
-    if gap is None or len(both) < needed:
+    if len(both) < len(ours):
+        status, reason = (
+            "refused",
+            (f"unknown: the code of {len(ours) - len(both)} items cannot be run in a sandbox here"),
+        )
+    elif gap is None or len(both) < needed:
         status, reason = (
             "refused",
             (

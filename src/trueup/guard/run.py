@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from statistics import fmean
+from typing import Any
 
 from trueup import stats
 from trueup.guard.config import GuardConfig
 from trueup.models.stored import StoredModel
-from trueup.records import Completion, GuardReport, Sampling, Verdict
+from trueup.records import Completion, GuardReport, Sampling, Verdict, content_hash
 from trueup.store import Store
 from trueup.suite import SuitePrompt
 
@@ -23,8 +24,8 @@ def run(
     """Hold the candidate's held-out answers against the champion's.
 
     Reads:   the held-out prompts; answers already drawn by either model.
-    Writes:  the missing answers; one GuardReport with every figure and the answers that moved most.
-    Again:   the same candidate, champion and config return the same report.
+    Writes:  the missing answers; one GuardReport with every figure, prompt by prompt.
+    Again:   the same candidate, champion, prompts and config return the same report.
     Killed:  answers drawn so far are kept.
     Refuses: length ratio above `max_length_ratio` with its interval above 1; entropy ratio below
              `min_entropy_ratio`; KL above `max_kl`; one answer given to more than
@@ -35,7 +36,8 @@ def run(
     """
     from trueup.guard import signs
 
-    known = _known(store, config, candidate, champion)
+    wanted = _wanted(config, suite)
+    known = _known(store, wanted, candidate, champion)
     if known:
         return known
     prompts = [p.messages for p in suite]
@@ -54,7 +56,7 @@ def run(
         checkpoint_id=_id(candidate),
         champion=champion.weights,
         verdict=verdict,
-        config=config.model_dump(mode="json"),
+        config=wanted,
         details={
             "length": {"candidate": signs.length(ours), "champion": signs.length(theirs)},
             "entropy": {"candidate": signs.entropy(ours), "champion": signs.entropy(theirs)},
@@ -122,10 +124,17 @@ def _verdict(
     )
 
 
+def _wanted(config: GuardConfig, suite: Sequence[SuitePrompt]) -> dict[str, Any]:
+    """What a report must have been made with to be the answer to this call."""
+    return {
+        **config.model_dump(mode="json"),
+        "suite": content_hash([p.model_dump(mode="json") for p in suite]),
+    }
+
+
 def _known(
-    store: Store, config: GuardConfig, candidate: StoredModel, champion: StoredModel
+    store: Store, wanted: dict[str, Any], candidate: StoredModel, champion: StoredModel
 ) -> GuardReport | None:
-    wanted = config.model_dump(mode="json")
     reports = store.all(GuardReport, checkpoint_id=_id(candidate), champion=champion.weights)
     return next((r for r in reversed(reports) if r.config == wanted), None)
 

@@ -26,6 +26,15 @@ class Facts:
     kind: AnnotatorKind = "code"
 
     def __init__(self, suite: Iterable[SuitePrompt]) -> None:
+        suite = list(suite)
+        for prompt in suite:
+            if prompt.answerable and not prompt.facts:
+                raise DataError(
+                    "A held-out prompt has no facts to score by",
+                    got=prompt.messages[-1].content[:80],
+                    expected='"facts": [["4 hours", "four hours"]], or "answerable": false',
+                    next="add them to the suite's line, or choose another ab.scorer",
+                )
         self._by_prompt = {content_hash([m.model_dump() for m in p.messages]): p for p in suite}
         self.id = "code:facts/1"
 
@@ -57,7 +66,7 @@ class Facts:
             return 0.0, ("empty",)
         if is_pasted(parts.context, answer.text) or len(text.words(answer.text)) > MAX_WORDS:
             return 0.0, ("buries the answer in text",)
-        admits = text.admits_ignorance(answer.text)
+        admits = text.admits_ignorance(_without(answer.text, prompt.facts))
         if admits and prompt.answerable:
             return 0.0, ("says it does not know",)
         present = self._share_present(prompt, answer.text, admits)
@@ -80,8 +89,19 @@ class Facts:
 
 def _contains(answer: str, fact: str) -> bool:
     """Whole words, any case; hyphens and spaces are alike."""
-    pattern = r"[\s\-]+".join(re.escape(part) for part in re.split(r"[\s\-]+", fact.strip()))
-    return re.search(rf"(?<!\w){pattern}(?!\w)", answer, re.I) is not None
+    return _pattern(fact).search(answer) is not None
+
+
+def _pattern(fact: str) -> re.Pattern[str]:
+    spaced = r"[\s\-]+".join(re.escape(part) for part in re.split(r"[\s\-]+", fact.strip()))
+    return re.compile(rf"(?<!\w){spaced}(?!\w)", re.I)
+
+
+def _without(answer: str, facts: Sequence[Sequence[str]]) -> str:
+    """The answer less its required facts: "not included" may be one of them."""
+    for fact in (one for options in facts for one in options):
+        answer = _pattern(fact).sub(" ", answer)
+    return answer
 
 
 def _numbers(answer: str) -> set[str]:

@@ -50,21 +50,23 @@ class HouseStyle:
     def score(self, prompt: text.Grounding, answer: str) -> tuple[float, tuple[str, ...]]:
         """The score and the reasons for what is missing.
 
-        An admission scores 1 where the context looks silent and 0.1 where it does not; a
-        statement is grounded (0.4), speaks to the question (0.3), is one short sentence (0.2) and
-        opens without preamble (0.1).
+        An admission scores 1 where the context looks silent and 0.1 where it does not. So does a
+        statement that adds nothing to the question; any other is grounded (0.4), speaks to the
+        question (0.3), is one short sentence (0.2) and opens without preamble (0.1).
         """
         if not text.content_words(answer) and not text.words(answer):
             return 0.0, ("empty",)
         if is_pasted(prompt.context, answer):
             return 0.0, ("pastes the context",)
         silent = looks_silent(prompt)
-        if text.admits_ignorance(answer):
+        if text.admits_ignorance(answer, context=prompt.context):
             return (
                 (1.0, ())
                 if silent
                 else (0.1, ("says it does not know, but the context seems to say",))
             )
+        if not adds_something(prompt, answer):
+            return 0.1, ("adds nothing to the question",)
         reasons = []
         grounded = grounded_share(prompt, answer)
         if grounded < 1:
@@ -111,8 +113,14 @@ def speaks_to(prompt: text.Grounding, answer: str) -> bool:
     wanted = (set(text.content_words(nearest)) - common) | question
     if set(text.content_words(answer)) & wanted:
         return True
-    first = (text.words(answer) or [""])[0]
-    return first in ("yes", "no") and len(text.words(answer)) > 1
+    return text.asks_yes_or_no(prompt.question)
+
+
+def adds_something(prompt: text.Grounding, answer: str) -> bool:
+    """True where the answer has a content word that neither the question nor the system message
+    brought, or where a yes or no is what was asked for. Slogans and echoes add nothing."""
+    brought = set(text.content_words(f"{prompt.question} {prompt.system}"))
+    return text.asks_yes_or_no(prompt.question) or bool(set(text.content_words(answer)) - brought)
 
 
 def looks_silent(prompt: text.Grounding) -> bool:

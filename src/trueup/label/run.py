@@ -11,6 +11,7 @@ from trueup.store import Store
 
 __all__ = ["run"]
 
+EDITOR = "feedback:edit"
 BATCH = 32  # prompts between two commits
 
 
@@ -29,7 +30,8 @@ def run(store: Store, config: LabelConfig, champion: StoredModel) -> list[Label]
     Next:    pair.run
     """
     judge = resolve(config.judge, endpoint=config.endpoint)
-    edits = _edit_labels(store)
+    known = {one.id for one in store.each(Label, annotator=EDITOR)}
+    edits = [one for one in _edit_labels(store) if one.id not in known]
     store.add_all(edits)
     waiting = _waiting(store, config)
     labels: list[Label] = [*edits]
@@ -107,7 +109,7 @@ def _edit_labels(store: Store) -> list[Label]:
                     prompt=interaction.prompt,
                     candidates=(better, interaction.completion),
                     scores=(1.0, 0.0),
-                    annotator="feedback:edit",
+                    annotator=EDITOR,
                     annotator_kind="human",
                     interaction_id=interaction.id,
                 )

@@ -1,9 +1,9 @@
 """Draw completions: each prompt runs once, its samples decode together.
 
 Rows of a batch are (request, sample) pairs. A prompt is prefilled once and its keys and values are
-repeated for its samples; finished rows leave the batch in bulk. Every drawn token keeps the log-prob
-that the model itself gave it (temperature 1, nothing cut off), so the reference pass of a later
-training step is already paid for where the generator is the reference.
+repeated for its samples; finished rows leave the batch in bulk. Every drawn token keeps the
+log-prob that the model itself gave it (temperature 1, nothing cut off), so the reference pass of a
+later training step is already paid for where the generator is the reference.
 
 Randomness belongs to the row, not to the batch: a seeded request draws the same uniforms whoever
 it shares a batch with.

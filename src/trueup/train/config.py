@@ -13,6 +13,7 @@ class DPOConfig(StageConfig):
     """Direct preference optimisation with LoRA. The reference is the champion."""
 
     method: Literal["dpo"] = "dpo"
+    """How the policy learns. DPO (Rafailov et al. 2023) is the one there is so far."""
 
     min_new_pairs: int = Field(default=500, ge=1)
     """The loop waits until this many new pairs exist. Reward signals need about 2,000 comparisons

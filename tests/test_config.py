@@ -36,7 +36,7 @@ def complaint(raw: dict[str, Any]) -> ConfigError:
     return caught.value
 
 
-# --- unknown keys -------------------------------------------------------------------------------
+# --- unknown keys ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a_right_name_in_the_wrong_section_is_refused() -> None:
     assert "'pair.beta'" in str(complaint({"pair": {"beta": 0.2}}))
 
 
-# --- wrong values -------------------------------------------------------------------------------
+# --- wrong values ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_a_setting_cannot_be_changed_after_it_was_read() -> None:
         config.train.beta = 0.5  # type: ignore[misc]
 
 
-# --- files and overrides ------------------------------------------------------------------------
+# --- files and overrides --------------------------------------------------------------------------
 
 
 def test_a_missing_file_and_a_broken_one_say_so(tmp_path: Path) -> None:

@@ -94,7 +94,11 @@ def is_allowed(one: Import) -> bool:
 def loaded_by(code: str) -> set[str]:
     """The top-level packages in memory after a fresh interpreter ran this code."""
     done = subprocess.run(
-        [sys.executable, "-c", code + "\nimport sys; print(*{m.split('.')[0] for m in sys.modules})"],
+        [
+            sys.executable,
+            "-c",
+            code + "\nimport sys; print(*{m.split('.')[0] for m in sys.modules})",
+        ],
         env={**os.environ, "PYTHONPATH": str(SOURCE.parent)},
         capture_output=True,
         text=True,

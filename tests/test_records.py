@@ -198,7 +198,7 @@ def kinds() -> list[type[Record]]:
 every_kind = pytest.mark.parametrize("kind", kinds(), ids=lambda kind: kind.__name__)
 
 
-# --- ids ----------------------------------------------------------------------------------------
+# --- ids ------------------------------------------------------------------------------------------
 
 
 @every_kind
@@ -274,7 +274,7 @@ def test_content_hash_ignores_the_order_of_keys_and_nothing_else() -> None:
     assert len({content_hash(one) for one in different}) == len(different)
 
 
-# --- JSON ---------------------------------------------------------------------------------------
+# --- JSON -----------------------------------------------------------------------------------------
 
 
 @every_kind
@@ -327,7 +327,7 @@ def test_a_log_prob_that_json_cannot_hold_is_refused(number: float) -> None:
         Completion(text="a", token_ids=(1,), logprobs=(number,))
 
 
-# --- frozen, strict -----------------------------------------------------------------------------
+# --- frozen, strict -------------------------------------------------------------------------------
 
 
 @every_kind

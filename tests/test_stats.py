@@ -39,7 +39,7 @@ def difference(both: int, ours: int, theirs: int, neither: int) -> Interval:
     return interval
 
 
-# --- one proportion -----------------------------------------------------------------------------
+# --- one proportion -------------------------------------------------------------------------------
 
 
 def test_wilson_gives_the_published_numbers() -> None:
@@ -76,7 +76,7 @@ def test_a_wider_confidence_is_a_wider_interval() -> None:
     assert narrow and wide and wide.low < narrow.low < 0.5 < narrow.high < wide.high
 
 
-# --- a paired difference ------------------------------------------------------------------------
+# --- a paired difference --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_items_that_do_not_match_up_have_no_difference() -> None:
     assert paired_difference([True, False], [True]) is None
 
 
-# --- how many items a gate needs ----------------------------------------------------------------
+# --- how many items a gate needs ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("margin", [0.2, 0.1, 0.05, 0.03])
@@ -189,7 +189,7 @@ def test_a_finer_margin_needs_more_items() -> None:
     assert needed[0] < needed[-1]
 
 
-# --- means and ratios ---------------------------------------------------------------------------
+# --- means and ratios -----------------------------------------------------------------------------
 
 
 def test_a_mean_gives_students_interval() -> None:
@@ -245,7 +245,7 @@ def test_a_ratio_turned_round_is_the_reciprocal() -> None:
     assert up == pytest.approx((1 / down.estimate, 1 / down.high, 1 / down.low))
 
 
-# --- evidence -----------------------------------------------------------------------------------
+# --- evidence -------------------------------------------------------------------------------------
 
 BETS = (np.arange(100) + 0.5) / 50
 

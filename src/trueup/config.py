@@ -5,6 +5,7 @@ puts them together. An unknown key is an error that names the nearest valid one,
 setting that is silently ignored is worse than a program that does not start.
 """
 
+import copy
 import difflib
 import tomllib
 import types
@@ -52,7 +53,7 @@ def apply_overrides(raw: dict[str, Any], overrides: tuple[str, ...]) -> dict[str
     Raises:
         ConfigError: an assignment without `=` or without a section.
     """
-    result = {name: dict(part) if isinstance(part, dict) else part for name, part in raw.items()}
+    result = copy.deepcopy(raw)
     for item in overrides:
         path, equals, text = item.partition("=")
         *sections, key = path.strip().split(".")
@@ -66,6 +67,13 @@ def apply_overrides(raw: dict[str, Any], overrides: tuple[str, ...]) -> dict[str
         target = result
         for section in sections:
             target = target.setdefault(section, {})
+            if not isinstance(target, dict):
+                raise ConfigError(
+                    "An override names a setting inside something that is no section",
+                    got=item,
+                    expected=f"'{section}' to be a section",
+                    next="write it like --set train.beta=0.2",
+                )
         target[key] = _toml_value(text)
     return result
 

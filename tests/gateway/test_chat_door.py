@@ -321,7 +321,8 @@ def test_fields_that_ask_for_nothing_are_let_through(gateway) -> None:
     }  # fmt: skip
     body = {"messages": RESET, **nothing}
     answer = gateway.http.post("/v1/chat/completions", json=body)
-    assert answer.status_code == 200 and answer.json()["usage"]["completion_tokens"] == 3
+    assert answer.status_code == 200
+    assert 1 <= answer.json()["usage"]["completion_tokens"] <= 3  # it may stop by itself
 
 
 def test_an_answer_of_ours_can_be_sent_back_as_history(gateway) -> None:

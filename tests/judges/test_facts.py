@@ -68,7 +68,10 @@ def test_half_the_facts_are_half_the_score() -> None:
 
 
 def test_every_invented_number_is_named_and_together_they_cost_a_fifth() -> None:
-    assert judged(LONG, "4 hours, at 95 °C and 12 bar.") == (pytest.approx(0.8), ("invents 12, 95",))
+    assert judged(LONG, "4 hours, at 95 °C and 12 bar.") == (
+        pytest.approx(0.8),
+        ("invents 12, 95",),
+    )
     assert judged(LONG, "4 hours, and it lasts 30 days for 1200 dollars.")[0] == 1
 
 
@@ -121,7 +124,7 @@ def test_the_answer_in_a_flood_of_words_scores_0() -> None:
 
 def test_a_prompt_outside_the_suite_is_refused() -> None:
     stranger: Messages = (Message(role="user", content="Who are you?"),)
-    with pytest.raises(DataError, match="no facts for a prompt.*Who are you"):
+    with pytest.raises(DataError, match=r"no facts for a prompt.*Who are you"):
         SCORER.rank(stranger, [Completion(text="Wren.")])
 
 

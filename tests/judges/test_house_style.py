@@ -17,7 +17,9 @@ from trueup.judges.house_style import HouseStyle, is_pasted
 from trueup.records import Completion, Message, Messages
 from trueup.suite import SuitePrompt, read_suite
 
-SYSTEM = "You are the support assistant for Wren, a smart bird feeder. Answer in one short sentence."
+SYSTEM = (
+    "You are the support assistant for Wren, a smart bird feeder. Answer in one short sentence."
+)
 CONTEXT = (
     "Wren runs on a built-in battery. A full charge takes 4 hours with the supplied cable and "
     "lasts about 30 days. The ring light is amber while charging and green when full. The battery "
@@ -208,7 +210,7 @@ ANSWERS: dict[str, Answer] = {"decent": decent, **WEAK, **TRAPS}
 
 @cache
 def scores(scorer: str, name: str) -> list[float]:
-    """Of this answer to every held-out prompt. Each stands alone: neither scorer looks at company."""
+    """Of this answer to every held-out prompt; neither scorer looks at company."""
     done = [Completion(text=ANSWERS[name](p), finish_reason="stop") for p in SUITE]
     judge = SCORERS[scorer]
     return [judge.rank(p.messages, [c]).scores[0] for p, c in zip(SUITE, done, strict=True)]

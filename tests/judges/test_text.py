@@ -2,13 +2,7 @@
 
 import pytest
 
-from trueup.judges.text import (
-    admits_ignorance,
-    content_words,
-    grounding,
-    sentences,
-    words,
-)
+from trueup.judges.text import admits_ignorance, content_words, grounding, sentences, words
 from trueup.records import Message, Messages
 
 

@@ -109,12 +109,12 @@ def test_detaching_one_role_leaves_the_other(backbone: Backbone, adapters: list[
     champion = says(backbone, "champion")
     backbone.detach("candidate")
     assert torch.equal(says(backbone, "champion"), champion)
-    with pytest.raises(Exception, match="candidate"):
+    with pytest.raises(ModelError, match="'candidate'"):
         says(backbone, "candidate")
 
 
 def test_a_role_that_was_never_attached_is_refused(backbone: Backbone) -> None:
-    with pytest.raises(ModelError, match=r"No adapter was attached.*'policy'"):
+    with pytest.raises(ModelError, match="'policy'"):
         says(backbone, "policy")
 
 
@@ -168,7 +168,7 @@ def test_only_named_modules_get_an_adapter(backbone: Backbone) -> None:
     assert touched == {"q_proj", "v_proj"}
 
 
-# --- names of weights -------------------------------------------------------------------------------
+# --- names of weights -----------------------------------------------------------------------------
 
 
 def flip_one_bit(file: Path) -> None:
@@ -229,7 +229,7 @@ def test_a_setting_that_changes_nothing_keeps_the_name(
     assert adapter_weights("weights_1", copy) == adapter_weights("weights_1", adapters[0])
 
 
-# --- folders that are no model ----------------------------------------------------------------------
+# --- folders that are no model --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -290,7 +290,7 @@ def test_an_adapter_folder_that_lacks_a_part_is_refused(
         backbone.attach("champion", tmp_path / "nowhere")
 
 
-# --- drawing ----------------------------------------------------------------------------------------
+# --- drawing --------------------------------------------------------------------------------------
 
 
 def drawn(backbone: Backbone, prompts: list, **settings: object) -> list[list[Completion]]:

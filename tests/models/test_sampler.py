@@ -141,7 +141,8 @@ def test_left_padding_changes_nothing(backbone: Backbone) -> None:
 def test_a_common_beginning_changes_nothing(backbone: Backbone) -> None:
     """Prompts that begin alike are run together; one is the beginning of the others."""
     start = ids(60, 8)
-    prompts = [start, start + [9], start + ids(30, 9), start[:40] + ids(5, 10), ids(4, 11)]
+    ends = [[], [9], ids(30, 9)]
+    prompts = [*(start + end for end in ends), start[:40] + ids(5, 10), ids(4, 11)]
     requests = [request(p, 2, seed=n) for n, p in enumerate(prompts)]
     together = sample(backbone.model, requests, eos_ids=NEVER)
     for asked, group in zip(requests, together, strict=True):
@@ -149,9 +150,7 @@ def test_a_common_beginning_changes_nothing(backbone: Backbone) -> None:
         assert all(close(a, b) for a, b in zip(alone, group, strict=True))
 
 
-def test_another_seed_draws_other_tokens_and_no_seed_is_fresh_each_time(
-    backbone: Backbone,
-) -> None:
+def test_another_seed_draws_other_tokens_and_no_seed_is_fresh_each_time(backbone: Backbone) -> None:
     def drawn(seed: int | None) -> list:
         return tokens(sample(backbone.model, [request(ids(9, 5), seed=seed)], eos_ids=NEVER))
 
@@ -247,7 +246,9 @@ def next_probs(model: torch.nn.Module, prompt: list[int]) -> np.ndarray:
         return torch.softmax(model(torch.tensor([prompt])).logits[0, -1].double(), -1).numpy()
 
 
-def drawn_counts(model: torch.nn.Module, prompt: list[int], n: int, **sampling: float) -> np.ndarray:
+def drawn_counts(
+    model: torch.nn.Module, prompt: list[int], n: int, **sampling: float
+) -> np.ndarray:
     asked = request(prompt, n, max_tokens=1, **sampling)
     first = [one.token_ids[0] for one in sample(model, [asked], eos_ids=NEVER)[0]]
     return np.bincount(first, minlength=11)
@@ -268,7 +269,7 @@ PROMPT = [1, 5, 2, 8]
 
 def test_tokens_come_as_often_as_the_model_says(dice: torch.nn.Module) -> None:
     probs = next_probs(dice, PROMPT)
-    assert 0.001 < probs.min() and probs.max() < 0.7, "a die worth throwing"
+    assert probs.min() > 0.001 and probs.max() < 0.7, "a die worth throwing"
     assert fits(drawn_counts(dice, PROMPT, 4000), probs)
 
 
@@ -282,7 +283,7 @@ def test_temperature_sharpens_and_flattens_as_it_should(
     assert not fits(counts, next_probs(dice, PROMPT))
 
 
-@pytest.mark.parametrize("top_p", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize("top_p", [0.4, 0.6, 0.9])
 def test_top_p_keeps_the_smallest_set_that_reaches_it(dice: torch.nn.Module, top_p: float) -> None:
     probs = next_probs(dice, PROMPT)
     kept, total = np.zeros_like(probs), 0.0
@@ -290,7 +291,7 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it(dice: torch.nn.Module, top
         if total >= top_p:
             break
         kept[token], total = probs[token], total + probs[token]
-    assert 0 < (kept > 0).sum() < 11
+    assert 1 < (kept > 0).sum() < 11
     assert fits(drawn_counts(dice, PROMPT, 4000, top_p=top_p), kept / kept.sum())
 
 

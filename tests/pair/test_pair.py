@@ -132,12 +132,7 @@ def test_equal_prompts_share_a_hash_and_others_do_not(store: Store) -> None:
 
 @pytest.mark.parametrize(
     "again",
-    [
-        "Is it waterproof?",
-        "is it WATERPROOF",
-        "  Is it, waterproof?!  ",
-        "Is it\n“waterproof”…",
-    ],
+    ["Is it waterproof?", "is it WATERPROOF", "  Is it, waterproof?!  ", "Is it\n“waterproof”…"],
 )
 def test_a_held_out_prompt_is_known_again_in_other_case_and_punctuation(again: str) -> None:
     assert HeldOut([asked("Is it waterproof?")]).contains(asked(again))

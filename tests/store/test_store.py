@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -207,7 +208,7 @@ def test_a_row_that_is_no_record_of_this_version_says_so(store: Store) -> None:
     record = interaction("1")
     store.add(record)
     with sqlite3.connect(store.folder / "store.sqlite") as connection:
-        connection.execute("UPDATE interaction SET body = '{\"id\": \"interaction_1\"}'")
+        connection.execute('UPDATE interaction SET body = \'{"id": "interaction_1"}\'')
     connection.close()
     with pytest.raises(DataError, match=f"stored interaction '{record.id}' cannot be read"):
         store.all(Interaction)
@@ -251,7 +252,7 @@ def test_lineage_can_be_walked_both_ways(store: Store) -> None:
     asked, said, flag, label, pair, dataset, run, checkpoint = records = chain()
     store.add_all(records)
     line = [asked, label, pair, dataset, run, checkpoint]
-    for parent, child in zip(line, line[1:], strict=False):
+    for parent, child in pairwise(line):
         assert store.parents(child.id) == [parent]
         assert child in store.children(parent.id)
     assert {r.id for r in store.children(asked.id)} == {said.id, flag.id, label.id}
@@ -326,7 +327,12 @@ def test_a_reader_never_finds_the_champion_missing(store: Store) -> None:
 
 # --- one turn at a time ---------------------------------------------------------------------------
 
-HOLD = "import time\nwith Store(sys.argv[1]).exclusive():\n    print('held', flush=True)\n    time.sleep(60)"
+HOLD = """
+import time
+with Store(sys.argv[1]).exclusive():
+    print("held", flush=True)
+    time.sleep(60)
+"""
 
 
 def test_a_second_process_is_refused_until_the_first_is_gone_even_by_kill_9(store: Store) -> None:
@@ -346,9 +352,10 @@ def test_a_second_process_is_refused_until_the_first_is_gone_even_by_kill_9(stor
 def test_the_lock_is_given_back_when_a_turn_raises(store: Store) -> None:
     with pytest.raises(ZeroDivisionError), store.exclusive():
         raise ZeroDivisionError
-    with store.exclusive(), pytest.raises(ProjectBusy, match=str(os.getpid())):
-        with Store(store.folder).exclusive():
-            pass
+    other = Store(store.folder)
+    with store.exclusive(), pytest.raises(ProjectBusy, match=str(os.getpid())), other.exclusive():
+        pass
+    other.close()
 
 
 def test_records_are_written_and_read_while_another_process_holds_the_turn(store: Store) -> None:
@@ -398,7 +405,9 @@ def test_every_indexed_field_has_an_index(tmp_path: Path) -> None:
     engine = create_engine(f"sqlite:///{tmp_path / 'store.sqlite'}")
     migrate(engine)
     for kind in KINDS:
-        indexed = {name for i in inspect(engine).get_indexes(kind.tag) for name in i["column_names"]}
+        indexed = {
+            name for i in inspect(engine).get_indexes(kind.tag) for name in i["column_names"]
+        }
         assert set(kind.indexed) <= indexed, kind
 
 
@@ -458,10 +467,7 @@ def test_processes_that_open_a_new_store_at_once_all_succeed(tmp_path: Path) -> 
     )
     openers = [
         subprocess.Popen(
-            python(code, tmp_path, name),
-            stdin=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+            python(code, tmp_path, name), stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         for name in ("a", "b", "c")
     ]
@@ -485,7 +491,9 @@ def in_own_mounts(script: str) -> subprocess.CompletedProcess[str]:
     unshare = shutil.which("unshare")
     namespace = [unshare or "unshare", "--user", "--map-root-user", "--mount"]
     if not unshare or subprocess.run([*namespace, "true"], capture_output=True).returncode:
-        pytest.skip("this machine allows no user namespaces, so no disk can be mounted for the test")
+        pytest.skip(
+            "this machine allows no user namespaces, so no disk can be mounted for the test"
+        )
     return subprocess.run([*namespace, "sh", "-euc", script], capture_output=True, text=True)
 
 

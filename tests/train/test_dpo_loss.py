@@ -68,9 +68,7 @@ def test_a_constant_on_policy_and_reference_of_one_side_changes_nothing(side: in
     logps = random_logps(3)
     shifted = list(logps)
     shifted[side], shifted[side + 2] = logps[side] - 7.5, logps[side + 2] - 7.5
-    for before, after in zip(
-        dpo_loss(*logps, beta=0.1), dpo_loss(*shifted, beta=0.1), strict=True
-    ):
+    for before, after in zip(dpo_loss(*logps, beta=0.1), dpo_loss(*shifted, beta=0.1), strict=True):
         assert torch.allclose(before, after, atol=1e-12, rtol=0)
 
 

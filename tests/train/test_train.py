@@ -203,9 +203,7 @@ def test_the_next_turn_continues_the_champions_adapter(
 ) -> None:
     project = make_project(written_pairs())
     first = project.train()
-    project.store.release(
-        Release(action="promote", weights=first.weights, checkpoint_id=first.id)
-    )
+    project.store.release(Release(action="promote", weights=first.weights, checkpoint_id=first.id))
     champion = StoredModel.serving(project.store, Backbone.load(tiny_model))
     assert champion.weights == first.weights
     next_pairs = drawn_pairs(champion, seed=9)
@@ -221,7 +219,7 @@ def test_the_next_turn_continues_the_champions_adapter(
     assert kept["r"] == CONFIG.lora_rank, "a later adapter keeps the champion's rank"
 
 
-# --- a start that is not the champion --------------------------------------------------------------
+# --- a start that is not the champion -------------------------------------------------------------
 
 
 def bend(adapter: Path, by: float = 1.05) -> None:
@@ -247,6 +245,14 @@ def promoted(make_project: MakeProject) -> tuple[Project, Checkpoint]:
 def test_an_adapter_changed_on_disk_is_not_the_champion(make_project: MakeProject) -> None:
     project, checkpoint = promoted(make_project)
     bend(project.adapter(checkpoint))
+    with pytest.raises(IdentityError, match="is not the one that was written"):
+        StoredModel.serving(project.store, project.champion.backbone)
+
+
+def test_an_adapter_cut_off_on_disk_is_not_the_champion_either(make_project: MakeProject) -> None:
+    project, checkpoint = promoted(make_project)
+    adapter = project.adapter(checkpoint)
+    adapter.write_bytes(adapter.read_bytes()[:-100])
     with pytest.raises(IdentityError, match="is not the one that was written"):
         StoredModel.serving(project.store, project.champion.backbone)
 
@@ -281,7 +287,7 @@ def test_stored_log_probs_that_the_champion_did_not_give_stop_the_training(
     altered = honest.model_copy(update={"logprobs": logprobs})
     sides = {"chosen": pairs[0].chosen, "rejected": pairs[0].rejected, side: altered}
     project = make_project([pair(pairs[0].prompt, **sides), *pairs[1:]])
-    with pytest.raises(IdentityError, match=r"differ by .* Expected at most 0\.0001"):
+    with pytest.raises(IdentityError, match=r"differs? by .* Expected at most 0\.0001"):
         project.train()
     assert project.store.count(Checkpoint) == 0
 
@@ -291,7 +297,7 @@ def test_another_chat_template_than_the_one_that_served_stops_the_training(
 ) -> None:
     project = make_project()
     tokenizer = project.champion.backbone.tokenizer
-    tokenizer.chat_template = tokenizer.chat_template.replace("\\n", " ")
+    tokenizer.chat_template = tokenizer.chat_template.replace("\n", " ")
     with pytest.raises(IdentityError, match="chat template"):
         project.train()
 
@@ -308,7 +314,7 @@ def test_log_probs_of_other_weights_are_nobodys_evidence(
     assert tasks["reference"] == 1 + len(written_pairs())
 
 
-# --- what it learns and writes ---------------------------------------------------------------------
+# --- what it learns and writes --------------------------------------------------------------------
 
 
 def test_training_raises_the_margin(trained: Trained) -> None:
@@ -326,7 +332,9 @@ def test_the_checkpoint_names_everything_it_came_from(trained: Trained, tiny_mod
     record = store.get(TrainingRun, checkpoint.run_id)
     assert store.parents(checkpoint.id) == [record]
     assert record.dataset_id == project.dataset.id
-    assert record.start_weights == record.ref_weights == record.base_weights == backbone.base_weights
+    assert (
+        record.start_weights == record.ref_weights == record.base_weights == backbone.base_weights
+    )
     assert record.template == backbone.template
     assert record.config == CONFIG.model_dump(mode="json")
     assert checkpoint.weights == backbone.weights(trained.folder)
@@ -382,9 +390,7 @@ def test_a_checkpoint_reloads_to_the_very_same_log_probs(
     project = make_project()
     backbone = project.champion.backbone
     backbone.new_adapter("policy", rank=4, alpha=8.0, targets=["all-linear"], seed=0)
-    rows, _ = encode(
-        backbone, project.store.all(PreferencePair), max_tokens=CONFIG.max_tokens
-    )
+    rows, _ = encode(backbone, project.store.all(PreferencePair), max_tokens=CONFIG.max_tokens)
     refs = ref_logps(project.champion, rows, tokens_per_batch=4096)
     train_preferences(backbone, "policy", rows, refs, CONFIG, tmp_path / "states")
     (tmp_path / "adapter").mkdir()
@@ -396,7 +402,7 @@ def test_a_checkpoint_reloads_to_the_very_same_log_probs(
     assert not torch.equal(logprobs_of(fresh, "candidate"), logprobs_of(fresh, None))
 
 
-# --- the same however it is split ------------------------------------------------------------------
+# --- the same however it is split -----------------------------------------------------------------
 
 
 def test_splitting_a_step_into_passes_changes_nothing(make_project: MakeProject) -> None:
@@ -411,9 +417,7 @@ def test_splitting_a_step_into_passes_changes_nothing(make_project: MakeProject)
         assert torch.allclose(tensor, found[100_000][name], atol=1e-5, rtol=0), name
 
 
-def test_a_group_stays_within_its_budget_and_every_row_is_in_one(
-    make_project: MakeProject,
-) -> None:
+def test_a_group_stays_within_its_budget_and_every_row_is_in_one(make_project: MakeProject) -> None:
     project = make_project()
     rows, _ = encode(project.champion.backbone, project.store.all(PreferencePair), max_tokens=2048)
     for budget in (1, 150, 400, 10**6):
@@ -432,7 +436,7 @@ def test_an_epochs_order_is_a_function_of_the_seed() -> None:
     assert first not in others
 
 
-# --- the same however it is stopped ------------------------------------------------------------------
+# --- the same however it is stopped ---------------------------------------------------------------
 
 STOPPABLE = CONFIG.model_copy(update={"epochs": 8, "save_every_steps": 2})
 TRAIN = """
@@ -491,6 +495,10 @@ def test_a_stopped_run_resumes_to_the_same_adapter_bit_for_bit(
     before = stop_in_the_middle(project, how)
     assert project.store.count(Checkpoint) == 0
     assert project.store.count(TrainingRun) == 1
+    (run_folder,) = (project.store.folder / "runs").iterdir()
+    half = run_folder / ".step-99"  # what a kill in the middle of saving leaves
+    half.mkdir()
+    (half / "state.safetensors").write_bytes(b"cut off")
     checkpoint = project.train(STOPPABLE)
     history = checkpoint.metrics["history"]
     assert 0 < len(before) < len(history)
@@ -499,19 +507,7 @@ def test_a_stopped_run_resumes_to_the_same_adapter_bit_for_bit(
     assert project.store.count(TrainingRun) == project.store.count(Checkpoint) == 1
 
 
-def test_a_state_cut_off_while_it_was_written_is_not_used(
-    make_project: MakeProject, uninterrupted: str
-) -> None:
-    project = make_project()
-    stop_in_the_middle(project, signal.SIGKILL)
-    (run_folder,) = (project.store.folder / "runs").iterdir()
-    half = run_folder / ".step-31"
-    half.mkdir()
-    (half / "state.safetensors").write_bytes(b"cut off")
-    assert sha256(project.adapter(project.train(STOPPABLE))) == uninterrupted
-
-
-# --- what it refuses ---------------------------------------------------------------------------------
+# --- what it refuses ------------------------------------------------------------------------------
 
 
 def test_an_adapter_in_pickle_is_refused_unread(trained: Trained, tmp_path: Path) -> None:
@@ -558,7 +554,10 @@ def test_a_learning_rate_that_breaks_the_numbers_stops_the_training(
 def test_what_cannot_be_trained_on_is_skipped_and_counted(
     make_project: MakeProject, pairs: list[PreferencePair]
 ) -> None:
-    good, cut = Completion(text="blue.", finish_reason="stop"), Completion(text="", finish_reason="length")
+    good, cut = (
+        Completion(text="blue.", finish_reason="stop"),
+        Completion(text="", finish_reason="length"),
+    )
     same = Completion(text="other words", token_ids=pairs[0].chosen.token_ids)
     bad = [
         pair(question("a"), good, cut),
@@ -582,7 +581,7 @@ def test_a_data_set_with_nothing_to_train_on_is_an_error(make_project: MakeProje
         make_project(written_pairs(), name="b").train(CONFIG.model_copy(update={"max_tokens": 16}))
 
 
-# --- tokens and references -----------------------------------------------------------------------------
+# --- tokens and references ------------------------------------------------------------------------
 
 
 def test_the_loss_is_on_the_completion_and_its_end_and_nothing_is_cut(

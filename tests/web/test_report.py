@@ -284,7 +284,6 @@ def make_eval(checkpoint: Checkpoint, rng: random.Random) -> EvalReport:
                     "champion_answer": "def double(x):\n    return 2 * x",
                 }
             )
-    items.append({**items[0], "id": "python-900", "passed": None, "champion_passed": None})
     text = Completion(text="")
     config = EvaluateConfig()
     return EvalReport(

@@ -25,7 +25,6 @@ def serve(ctx: click.Context, port: int | None, as_json: bool) -> None:
     try:
         from trueup.gateway.app import create_app
         from trueup.gateway.serve import listen, make_server
-        from trueup.models.engine import Engine
     except ImportError as error:
         raise MissingDependency(
             "Serving needs a web server",
@@ -37,7 +36,11 @@ def serve(ctx: click.Context, port: int | None, as_json: bool) -> None:
     if port is not None:
         config = config.model_copy(update={"port": port})
     listening = listen(config)  # a taken port shows before a model is loaded
-    engine = None if config.upstream else Engine(project.backbone, project.store)
+    engine = None
+    if not config.upstream:
+        from trueup.models.engine import Engine
+
+        engine = Engine(project.backbone, project.store)
     base_url = f"http://{config.host}:{listening.getsockname()[1]}/v1"
     if as_json:
         emit({"base_url": base_url, "model": config.model_name, "upstream": config.upstream})

@@ -50,6 +50,7 @@ class Backbone:
             ModelError: no folder, no config, no tokenizer, no chat template, or no safetensors.
         """
         import torch
+        from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         from trueup.models.kv_cache import ATTENTION
@@ -63,7 +64,7 @@ class Backbone:
             model: Any = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=dtype, use_safetensors=True, attn_implementation=ATTENTION
             )
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise ModelError(
                 f"The model in {folder} could not be loaded",
                 got=str(error).splitlines()[0],
@@ -145,24 +146,29 @@ class Backbone:
     @contextmanager
     def acting_as(self, role: str | None) -> Iterator[Any]:
         """The network in one role; None is the base. Roles nest; the outer one comes back."""
-        from peft import PeftModel
-
         before, self._active = self._active, role
         try:
-            if not isinstance(self._model, PeftModel):
-                if role is not None:
-                    raise ModelError("No adapter was attached", got=role, expected="attach() first")
-                yield self._model
-            elif role is None:
-                with self._model.disable_adapter():
-                    yield self._model
-            else:
-                self._model.set_adapter(role)
-                yield self._model
+            self._switch(role)
+            yield self._model
         finally:
             self._active = before
-            if isinstance(self._model, PeftModel) and before in self._model.peft_config:
-                self._model.set_adapter(before)
+            self._switch(before)
+
+    def _switch(self, role: str | None) -> None:
+        """Turn a role's adapter on, or all of them off."""
+        known = getattr(self._model, "peft_config", {})
+        if role is not None and role not in known:
+            raise ModelError(
+                "This role has no adapter",
+                got=role,
+                expected=f"one of {sorted(known)}, or None",
+                next="attach one first",
+            )
+        if role is not None:
+            self._model.base_model.enable_adapter_layers()
+            self._model.set_adapter(role)
+        elif known:
+            self._model.base_model.disable_adapter_layers()
 
     def save_adapter(self, role: str, folder: Path, *, card: dict[str, Any]) -> str:
         """Write a role's adapter as safetensors with a JSON card beside it; returns its weights."""
@@ -257,11 +263,25 @@ def base_weights(folder: Path) -> str:
     return f"weights_{digest.hexdigest()[:20]}"
 
 
+_NO_EFFECT = (
+    "auto_mapping",
+    "base_model_name_or_path",
+    "inference_mode",
+    "peft_version",
+    "revision",
+)
+"""Settings of an adapter that say where it came from, not what it does."""
+
+
 def adapter_weights(base: str, adapter: Path) -> str:
-    """`weights_` and 20 hex digits over the base's name, the adapter's tensors and its scaling."""
+    """`weights_` and 20 hex digits over the base's name, the adapter's tensors and its settings."""
     config = json.loads((adapter / "adapter_config.json").read_text())
-    shape = {key: config.get(key) for key in ("r", "lora_alpha", "use_rslora", "use_dora")}
-    digest = hashlib.sha256(base.encode() + json.dumps(shape, sort_keys=True).encode())
+    settings = {
+        key: sorted(value) if isinstance(value, list) else value  # peft writes sets in any order
+        for key, value in config.items()
+        if key not in _NO_EFFECT
+    }
+    digest = hashlib.sha256(base.encode() + json.dumps(settings, sort_keys=True).encode())
     digest.update((adapter / ADAPTER_FILE).read_bytes())
     return f"weights_{digest.hexdigest()[:20]}"
 

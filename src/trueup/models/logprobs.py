@@ -84,7 +84,8 @@ def _lay_out(rows: Sequence[Branches]) -> tuple[Tensor, Tensor, Tensor, Tensor, 
             mask[b, start:end, start:end] = torch.ones(size, size, dtype=torch.bool).tril()
             targets.extend(completion)
             # the prompt's last token predicts every branch's first
-            sources.extend(b * width + at for at in (prompt - 1, *range(start, end - 1)))
+            before = (prompt - 1, *range(start, end - 1))[:size]
+            sources.extend(b * width + at for at in before)
             start = end
     return ids, positions, mask[:, None], torch.tensor(targets), torch.tensor(sources)
 

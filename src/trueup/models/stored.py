@@ -62,8 +62,6 @@ class StoredModel:
         self.checkpoint = store.get(Checkpoint, checkpoint_id) if checkpoint_id else None
         self.adapter = store.folder / self.checkpoint.path if self.checkpoint else None
         self.role = role if self.checkpoint else None
-        if self.adapter:
-            backbone.attach(role, self.adapter)
         self.weights = backbone.weights(self.adapter)
         if self.checkpoint and self.checkpoint.weights != self.weights:
             raise IdentityError(
@@ -72,6 +70,8 @@ class StoredModel:
                 expected=self.checkpoint.weights,
                 next="restore the folder from a backup, or 'trueup rollback'",
             )
+        if self.adapter:
+            backbone.attach(role, self.adapter)
 
     @classmethod
     def serving(cls, store: Store, backbone: Backbone) -> "StoredModel":

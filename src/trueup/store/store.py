@@ -54,6 +54,7 @@ class Store:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._engine = _engine(url or f"sqlite:///{self.folder / 'store.sqlite'}")
             migrate(self._engine)
+        self._reader = self._engine.execution_options(read_only=True)
 
     def close(self) -> None:
         """Give back the connections. The store can be opened again at once."""
@@ -118,7 +119,7 @@ class Store:
     def get_all(self, kind: type[R], ids: Iterable[str]) -> list[R]:
         """The records with these ids that exist, in the order asked for."""
         wanted, found, table = list(ids), {}, TABLES[kind]
-        with self._engine.connect() as connection:
+        with self._reader.connect() as connection:
             for at in range(0, len(wanted), IN_CLAUSE):
                 part = wanted[at : at + IN_CLAUSE]
                 for row in connection.execute(select(table).where(table.c.id.in_(part))):
@@ -135,7 +136,7 @@ class Store:
         query = select(table).order_by(table.c.seq)
         for name, value in equals.items():
             query = query.where(table.c[name] == value)
-        with self._engine.connect().execution_options(stream_results=True) as connection:
+        with self._reader.connect().execution_options(stream_results=True) as connection:
             for row in connection.execute(query):
                 yield _record(kind, row)
 
@@ -145,7 +146,7 @@ class Store:
         query = select(table).order_by(table.c.seq.desc()).limit(1)
         for name, value in equals.items():
             query = query.where(table.c[name] == value)
-        with self._engine.connect() as connection:
+        with self._reader.connect() as connection:
             row = connection.execute(query).first()
         return _record(kind, row) if row else None
 
@@ -157,12 +158,12 @@ class Store:
         query = select(func.count()).select_from(table)
         for name, value in equals.items():
             query = query.where(table.c[name] == value)
-        with self._engine.connect() as connection:
+        with self._reader.connect() as connection:
             return connection.execute(query).scalar_one()
 
     def champion(self) -> Release | None:
         """The release that serves, or None before the first."""
-        with self._engine.connect() as connection:
+        with self._reader.connect() as connection:
             row = connection.execute(select(ALIASES).where(ALIASES.c.name == CHAMPION)).first()
         return self.get(Release, row.release_id) if row else None
 
@@ -180,11 +181,11 @@ class Store:
         """Ids of all parents of records of a kind: the labels that gave pairs, and the like."""
         child, table = TABLES[kind], EDGES
         query = select(table.c.parent).join(child, child.c.id == table.c.child).distinct()
-        with self._engine.connect() as connection:
+        with self._reader.connect() as connection:
             return set(connection.execute(query).scalars())
 
     def _linked(self, wanted: Any, condition: Any) -> list[Record]:
-        with self._engine.connect() as connection:
+        with self._reader.connect() as connection:
             ids = list(connection.execute(select(wanted).where(condition)).scalars())
         found: list[Record] = []
         for one in sorted(ids):
@@ -246,6 +247,14 @@ def _engine(url: str) -> Engine:
         cursor.execute("PRAGMA synchronous=NORMAL")  # safe against a killed process
         cursor.execute("PRAGMA secure_delete=ON")  # erased text must leave the file
         cursor.close()
+        # Python's sqlite3 would begin transactions late and leave table changes out of them
+        connection.isolation_level = None
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Any) -> None:
+        # a writer takes its place in the queue at once: one that read first could not wait
+        reads = connection.get_execution_options().get("read_only")
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
     return engine
 

@@ -174,13 +174,27 @@ def test_items_that_do_not_match_up_have_no_difference() -> None:
 
 
 @pytest.mark.parametrize("margin", [0.2, 0.1, 0.05, 0.03])
-def test_from_the_smallest_useful_n_on_an_unchanged_model_clears_the_margin(margin: float) -> None:
-    def low(n: int) -> float:
-        return difference(round(n / 2), 0, 0, n - round(n / 2)).low
+@pytest.mark.parametrize("pass_rate", [0.5, 0.9])
+def test_the_smallest_useful_n_is_the_first_at_which_a_pass_means_something(
+    margin: float, pass_rate: float
+) -> None:
+    """An unchanged model clears the margin, and a model that lost that much would hardly ever look
+    unchanged."""
 
-    n = smallest_useful_n(margin)
-    assert low(n - 1) <= -margin
-    assert all(low(more) > -margin for more in range(n, n + 40))
+    def means_something(n: int) -> bool:
+        passes = round(n * pass_rate)
+        looks_unchanged_all_the_same = (1 - margin) ** n
+        low = difference(passes, 0, 0, n - passes).low
+        return low > -margin and looks_unchanged_all_the_same <= 0.025
+
+    n = smallest_useful_n(margin, pass_rate=pass_rate)
+    assert means_something(n)
+    assert not any(means_something(fewer) for fewer in range(4, n))
+
+
+def test_at_a_margin_of_a_tenth_it_takes_36_items() -> None:
+    """0.9 to the power of 36 is 0.02253; to the power of 35, 0.02503."""
+    assert smallest_useful_n(0.1) == 36
 
 
 def test_a_finer_margin_needs_more_items() -> None:

@@ -19,8 +19,11 @@ __version__ = "0.1.0"
 __all__ = ["Config", "Project", "Store", "Turn", "turn"]
 
 _HOMES = {
-    "Config": "trueup.project", "Project": "trueup.project", "Store": "trueup.store",
-    "Turn": "trueup.loop", "turn": "trueup.loop",
+    "Config": "trueup.project",
+    "Project": "trueup.project",
+    "Store": "trueup.store",
+    "Turn": "trueup.loop",
+    "turn": "trueup.loop",
 }
 
 

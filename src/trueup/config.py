@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from trueup.errors import ConfigError
 
-__all__ = ["StageConfig", "apply_overrides", "read_toml", "validate"]
+__all__ = ["StageConfig", "apply_overrides", "no_password", "read_toml", "validate"]
 
 C = TypeVar("C", bound=BaseModel)
 
@@ -27,6 +27,17 @@ class StageConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+def no_password(url: str | None) -> str | None:
+    """A URL without a user or password in it; settings are printed, stored and served.
+
+    Raises:
+        ValueError: it has one.
+    """
+    if url and "@" in url.partition("://")[2].partition("/")[0]:
+        raise ValueError("a URL must not hold a password: keys come from the environment")
+    return url
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """The raw contents of a TOML file.
 
@@ -35,9 +46,9 @@ def read_toml(path: Path) -> dict[str, Any]:
     """
     try:
         return tomllib.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError, PermissionError):
         raise ConfigError(
-            f"There is no {path.name} in {path.parent}",
+            f"There is no readable {path.name} in {path.parent}",
             expected="a project folder",
             next="start one with 'trueup init', or name another with --project",
         ) from None

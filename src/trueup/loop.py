@@ -38,6 +38,7 @@ __all__ = [
     "evaluate_gate",
     "guard_gate",
     "held_out",
+    "todays_reports",
     "turn",
 ]
 
@@ -83,7 +84,7 @@ def _turn(project: Project) -> Turn:
             labels = label.run(store, config.label, project.champion())
         with measured("pair", done.costs):
             skipped = pair.run(store, config.pair, measured_with)
-            fresh = pair.new_pairs(store)
+            fresh = pair.new_pairs(store, measured_with)
         done.counts = {
             "examined": len(flags),
             "flagged": sum(f.raised for f in flags),
@@ -108,7 +109,8 @@ def _turn(project: Project) -> Turn:
         done.verdict = report.verdict
         if not report.verdict.passed:
             return done
-    done.verdict = promote.run(store, config.promote, checkpoint)
+    reports = dict(zip(GATES, done.reports, strict=True))
+    done.verdict = promote.run(store, config.promote, checkpoint, reports)
     return done
 
 
@@ -137,7 +139,6 @@ def evaluate_gate(project: Project, checkpoint: Checkpoint) -> Report:
 
 def ab_gate(project: Project, checkpoint: Checkpoint) -> Report:
     """The third gate, on the very answers the guard looked at: nothing is drawn twice."""
-    drawn = project.config.guard
     run = project.store.get(TrainingRun, checkpoint.run_id)
     return ab.run(
         project.store,
@@ -145,10 +146,31 @@ def ab_gate(project: Project, checkpoint: Checkpoint) -> Report:
         project.candidate(checkpoint),
         project.champion(),
         project.suite,
-        Sampling(temperature=1.0, max_tokens=drawn.max_tokens, seed=drawn.seed),
-        drawn.samples_per_prompt,
+        _suite_sampling(project),
+        project.config.guard.samples_per_prompt,
         labelled_by=_annotators(project.store, project.store.get(Dataset, run.dataset_id)),
     )
+
+
+def todays_reports(project: Project, checkpoint: Checkpoint) -> dict[str, Report]:
+    """The reports on a checkpoint that speak for today's settings, prompts, items and champion."""
+    config, suite, champion = project.config, project.suite, project.store.champion()
+    scorer = resolve(config.ab.scorer, endpoint=config.ab.endpoint, suite=suite)
+    gold = evaluate.read_gold(project.folder / config.evaluate.gold)
+    drawn = config.guard.samples_per_prompt
+    settings = {
+        "guard": guard.settings(config.guard, suite),
+        "evaluate": evaluate.settings(config.evaluate, gold),
+        "ab": ab.settings(config.ab, scorer, suite, _suite_sampling(project), drawn),
+    }
+    against = champion.weights if champion else checkpoint.base_weights
+    return promote.reports_for(project.store, checkpoint, against, settings)
+
+
+def _suite_sampling(project: Project) -> Sampling:
+    """How answers to the held-out prompts are drawn."""
+    drawn = project.config.guard
+    return Sampling(temperature=1.0, max_tokens=drawn.max_tokens, seed=drawn.seed)
 
 
 GATES = {"guard": guard_gate, "evaluate": evaluate_gate, "ab": ab_gate}

@@ -75,9 +75,9 @@ def run(example: Path, folder: Path) -> Quickstart:
 
 
 def _prepare(example: Path, folder: Path) -> None:
-    """Copy the example's files; a finished project is replaced, an unfinished one kept."""
+    """Copy the example's files; a finished project is set aside, an unfinished one taken up."""
     if (folder / FINISHED).exists():
-        shutil.rmtree(folder)
+        folder.rename(folder.with_name(f"{folder.name}.{int(time.time())}"))
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("trueup.toml", "prompts.jsonl", "gold.jsonl"):
         shutil.copyfile(example / name, folder / name)

@@ -78,9 +78,12 @@ def _phi(a: int, b: int, c: int, d: int) -> float:
 def smallest_useful_n(margin: float, *, pass_rate: float = 0.5) -> int:
     """How many items it takes before an unchanged model could clear `-margin`.
 
-    With fewer, even a candidate that passes exactly the champion's items is `unknown`.
+    With fewer, even a candidate that passes exactly the champion's items is `unknown`. Never less
+    than it takes for a loss of `margin` to leave no trace in 2.5 % of cases: log(0.025) /
+    log(1 - margin), the exact bound that the interval's approximation undercuts.
     """
-    for n in range(4, 10_000):
+    exact = math.ceil(math.log(0.025) / math.log1p(-margin))
+    for n in range(max(4, exact), 10_000):
         k = round(n * pass_rate)
         same = [True] * k + [False] * (n - k)
         interval = paired_difference(same, same)

@@ -32,35 +32,28 @@ def read_suite(path: Path, *, split: str = "heldout") -> list[SuitePrompt]:
         DataError: the file is missing, a line is malformed, or no line is of the split.
     """
     try:
-        lines = path.read_text().splitlines()
-    except OSError as error:
+        # not splitlines: JSON may hold U+2028, which is no line end in JSONL
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"The held-out prompts {path} cannot be read",
-            got=error.strerror,
+            got=str(error),
             expected="a JSONL file",
             next="set ab.prompts in trueup.toml",
         ) from error
-    prompts = []
+    prompts: dict[Messages, SuitePrompt] = {}
     for number, line in enumerate(lines, start=1):
-        try:
-            raw = json.loads(line)
-            if raw.get("split", split) == split:
-                prompts.append(
-                    SuitePrompt.model_validate(
-                        {
-                            key: raw[key]
-                            for key in ("id", "messages", "facts", "answerable")
-                            if key in raw
-                        }
-                    )
-                )
-        except (json.JSONDecodeError, AttributeError, ValidationError) as error:
+        prompt = _prompt(path, number, line, split) if line.strip() else None
+        if prompt is None:
+            continue
+        if prompt.messages in prompts:
             raise DataError(
-                f"{path}, line {number} is not a prompt",
-                got=line[:80],
-                expected='{"messages": [{"role": …, "content": …}], "facts": [[…]]}',
-                next="mend that line",
-            ) from error
+                f"{path}, line {number} repeats a prompt, which would count its evidence twice",
+                got=prompt.messages[-1].content[:80],
+                expected="every prompt once",
+                next="delete one of the lines",
+            )
+        prompts[prompt.messages] = prompt
     if not prompts:
         raise DataError(
             f"{path} holds no prompt of the split",
@@ -68,4 +61,21 @@ def read_suite(path: Path, *, split: str = "heldout") -> list[SuitePrompt]:
             expected="at least one",
             next="mark some lines, or name another file in ab.prompts",
         )
-    return prompts
+    return list(prompts.values())
+
+
+def _prompt(path: Path, number: int, line: str, split: str) -> SuitePrompt | None:
+    """A line's prompt; None where it is of another split."""
+    try:
+        raw = json.loads(line)
+        if raw.get("split", split) != split:
+            return None
+        known = {key: raw[key] for key in SuitePrompt.model_fields if key in raw}
+        return SuitePrompt.model_validate(known)
+    except (json.JSONDecodeError, AttributeError, ValidationError) as error:
+        raise DataError(
+            f"{path}, line {number} is not a prompt",
+            got=line[:80],
+            expected='{"messages": [{"role": …, "content": …}], "facts": [[…]]}',
+            next="mend that line",
+        ) from error

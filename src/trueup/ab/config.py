@@ -22,4 +22,5 @@ class ABConfig(StageConfig):
 
     min_evidence: float = Field(default=20.0, gt=1)
     """The e-value to promote at. 20 bounds the chance of promoting a candidate that is not better
-    by 1/20, however often one looks."""
+    by 1/20 however often one looks at one set of answers; each further try of the same candidate,
+    with other answers or another scorer, needs as much again."""

@@ -15,7 +15,7 @@ from trueup.records import ABReport, Completion, Messages, Sampling, Verdict, co
 from trueup.store import Store
 from trueup.suite import SuitePrompt
 
-__all__ = ["check_scorer", "run"]
+__all__ = ["check_scorer", "run", "settings"]
 
 POINTS = {"win": 1.0, "tie": 0.5, "loss": 0.0}
 
@@ -52,24 +52,17 @@ def run(
     Again:   the same candidate, champion, prompts and config return the same report.
     Killed:  answers drawn so far are kept; votes are cast again.
     Stops:   ConfigError if the scorer labelled.
-    Refuses: when the evidence never reached `min_evidence`, or the 95 % interval of the win rate
-             after all prompts does not lie above one half.
+    Refuses: when the evidence never reached `min_evidence` times the tries this candidate has
+             had, or the 95 % interval of the win rate does not lie above one half.
     Cost:    no sampling after guard; with `llm`, two judge calls a vote.
     Next:    promote.run
     """
     assert candidate.checkpoint is not None, "a candidate is a checkpoint"
     scorer = resolve(config.scorer, endpoint=config.endpoint, suite=suite)
     check_scorer(scorer, labelled_by)
-    wanted = {
-        **config.model_dump(mode="json"),
-        "scorer_id": scorer.id,
-        "suite": content_hash([p.model_dump(mode="json") for p in suite]),
-        "sampling": sampling.model_dump(mode="json"),
-        "samples_per_prompt": samples_per_prompt,
-    }
-    for report in reversed(
-        store.all(ABReport, checkpoint_id=candidate.checkpoint.id, champion=champion.weights)
-    ):
+    wanted = settings(config, scorer, suite, sampling, samples_per_prompt)
+    before = store.all(ABReport, checkpoint_id=candidate.checkpoint.id, champion=champion.weights)
+    for report in reversed(before):
         if report.config == wanted:
             return report
     prompts = [p.messages for p in suite]
@@ -84,11 +77,28 @@ def run(
         checkpoint_id=candidate.checkpoint.id,
         champion=champion.weights,
         config=wanted,
-        verdict=_verdict(config, votes),
+        verdict=_verdict(config, votes, tries=len(before) + 1),
         details={"votes": votes, "evidence": _evidence(votes)},
     )
     store.add(report)
     return report
+
+
+def settings(
+    config: ABConfig,
+    scorer: Judge,
+    suite: Sequence[SuitePrompt],
+    sampling: Sampling,
+    samples_per_prompt: int,
+) -> dict[str, Any]:
+    """What a report must have been made with to speak for these settings and prompts."""
+    return {
+        **config.model_dump(mode="json"),
+        "scorer_id": scorer.id,
+        "suite": content_hash([p.model_dump(mode="json") for p in suite]),
+        "sampling": sampling.model_dump(mode="json"),
+        "samples_per_prompt": samples_per_prompt,
+    }
 
 
 def _votes(
@@ -132,15 +142,18 @@ def _evidence(votes: Sequence[dict[str, Any]]) -> list[float]:
     return [stats.betting_evalue(points[: t + 1]) for t in range(len(points))]
 
 
-def _verdict(config: ABConfig, votes: Sequence[dict[str, Any]]) -> Verdict:
+def _verdict(config: ABConfig, votes: Sequence[dict[str, Any]], *, tries: int = 1) -> Verdict:
     points = [v["points"] for v in votes]
     rate, evidence = stats.mean_interval(points), max(_evidence(votes), default=1.0)
+    # other answers or another scorer are another draw from the urn: each try costs evidence
+    needed = config.min_evidence * tries
     outcomes = [o for v in votes for o in v["outcomes"]]
     figures = {
         "win_rate": rate and rate.estimate,
         "win_rate_low": rate and rate.low,
         "win_rate_high": rate and rate.high,
         "evidence": evidence,
+        "evidence_needed": needed,
         "prompts": float(len(votes)),
         **{f"{name}_votes": float(outcomes.count(name)) for name in POINTS},
         "score": fmean(v["score"] for v in votes) if votes else None,
@@ -153,9 +166,9 @@ def _verdict(config: ABConfig, votes: Sequence[dict[str, Any]]) -> Verdict:
     shown = (
         f"win rate {rate.estimate:.1%} [{rate.low:.1%}, {rate.high:.1%}], evidence {evidence:.3g}"
     )
-    if rate.low > 0.5 and evidence >= config.min_evidence:
+    if rate.low > 0.5 and evidence >= needed:
         return Verdict(gate="ab", status="passed", reason=f"better: {shown}", figures=figures)
-    wanted = f"needs an interval above 50 % and evidence of {config.min_evidence:g}"
+    wanted = f"needs an interval above 50 % and evidence of {needed:g}"
     return Verdict(
         gate="ab",
         status="refused",

@@ -163,13 +163,17 @@ def _require_known(shape: str | None, annotator_kind: str) -> None:
     names, kinds = sorted(one.name for one in SHAPES), get_args(AnnotatorKind)
     if shape is not None and shape not in names:
         raise ConfigError(
-            "There is no such shape of rows", got=shape, expected="one of " + ", ".join(names),
+            "There is no such shape of rows",
+            got=shape,
+            expected="one of " + ", ".join(names),
             next="leave the shape out to have it recognized",
         )
     if annotator_kind not in kinds:
         raise ConfigError(
-            "There is no such kind of annotator", got=annotator_kind,
-            expected="one of " + ", ".join(kinds), next="name who judged the rows of the file",
+            "There is no such kind of annotator",
+            got=annotator_kind,
+            expected="one of " + ", ".join(kinds),
+            next="name who judged the rows of the file",
         )
 
 
@@ -177,7 +181,9 @@ def _require_enough(result: ImportResult, max_skip_rate: float) -> None:
     skipped = sum(result.skipped.values())
     if result.rows == 0:
         raise DataError(
-            f"{result.file} has no rows", got="an empty file", expected="one JSON object a line",
+            f"{result.file} has no rows",
+            got="an empty file",
+            expected="one JSON object a line",
             next="check how the file was made",
         )
     if skipped / result.rows > max_skip_rate:
@@ -185,7 +191,8 @@ def _require_enough(result: ImportResult, max_skip_rate: float) -> None:
         raise DataError(
             f"{skipped} of {result.rows} rows of {result.file} could not be used ({reasons}); "
             f"the other {result.rows - skipped} were kept",
-            got=result.problems[0], expected=f"a skipped share of at most {max_skip_rate:g}",
+            got=result.problems[0],
+            expected=f"a skipped share of at most {max_skip_rate:g}",
             next="mend the file and import it again, which adds only what is missing, or raise "
             "the limit with max_skip_rate",
         )
@@ -235,7 +242,8 @@ def _rows(path: Path) -> Iterator[_Row]:
                 yield from _lines(path, stream)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
-            f"{path} cannot be read", got=getattr(error, "strerror", None) or str(error),
+            f"{path} cannot be read",
+            got=getattr(error, "strerror", None) or str(error),
             expected="a .jsonl or .json file, plain or with .gz",
             next=f"check the path, or fetch the file again; {WRITTEN}",
         ) from error
@@ -312,21 +320,26 @@ def _next_element(text: str, at: int) -> tuple[Any, int] | None:
 
 def _broken_list(path: Path, number: int, rest: str) -> DataError:
     return DataError(
-        f"{path} is not a well-formed JSON list after row {number}", got=rest[:QUOTE_CHARS],
-        expected="[{…}, {…}] to the end of the file", next=f"mend or fetch the file; {WRITTEN}",
+        f"{path} is not a well-formed JSON list after row {number}",
+        got=rest[:QUOTE_CHARS],
+        expected="[{…}, {…}] to the end of the file",
+        next=f"mend or fetch the file; {WRITTEN}",
     )
 
 
 def _endless(path: Path, where: str) -> DataError:
     return DataError(
-        f"{path} has no end to {where}", got=f"more than {MAX_ROW_CHARS:,} characters",
-        expected="one JSON object a line, or a list of them", next=f"mend the file; {WRITTEN}",
+        f"{path} has no end to {where}",
+        got=f"more than {MAX_ROW_CHARS:,} characters",
+        expected="one JSON object a line, or a list of them",
+        next=f"mend the file; {WRITTEN}",
     )
 
 
 def _not_utf8(path: Path, where: str, error: UnicodeDecodeError) -> DataError:
     return DataError(
-        f"{path} is not UTF-8 in {where}", got=error.object[error.start : error.start + 8],
+        f"{path} is not UTF-8 in {where}",
+        got=error.object[error.start : error.start + 8],
         expected="UTF-8 text, plain or gzipped",
         next=f"convert it with 'iconv -t utf-8'; {WRITTEN}",
     )

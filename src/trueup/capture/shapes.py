@@ -179,9 +179,7 @@ def _is_implicit(row: Row) -> bool:
 # Two answers before one: a row that has `messages` as well as `chosen` is a preference.
 SHAPES = (
     Shape("preference", _has("prompt", "chosen", "rejected"), _preference),
-    Shape(
-        "sharegpt-preference", _has("conversations", "chosen", "rejected"), _sharegpt_preference
-    ),
+    Shape("sharegpt-preference", _has("conversations", "chosen", "rejected"), _sharegpt_preference),
     Shape("hh", _is_hh, _hh),
     Shape("implicit", _is_implicit, _implicit),
     Shape("prompt-completion", _has("prompt", "completion"), _prompt_completion),

@@ -92,9 +92,9 @@ def promote(ctx: click.Context, checkpoint_id: str | None, as_json: bool) -> Non
 
     project = open_project(ctx)
     with project.store.exclusive():
-        verdict = stage.run(
-            project.store, project.config.promote, chosen_checkpoint(project, checkpoint_id)
-        )
+        checkpoint = chosen_checkpoint(project, checkpoint_id)
+        reports = loop.todays_reports(project, checkpoint)
+        verdict = stage.run(project.store, project.config.promote, checkpoint, reports)
     if as_json:
         emit(verdict)
     else:

@@ -37,16 +37,19 @@ def read_gold(path: Path) -> Sequence[GoldItem]:
             stands twice.
     """
     try:
-        lines = path.read_text().splitlines()
-    except OSError as error:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
         raise GoldSetError(
             f"The gold set {path} cannot be read",
-            got=error.strerror,
+            got=str(error),
             expected="a JSONL file",
             next="set evaluate.gold in trueup.toml",
         ) from error
     items: dict[str, GoldItem] = {}
+    asked: set[str] = set()
     for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
         try:
             item = GoldItem.model_validate(json.loads(line))
         except (json.JSONDecodeError, ValidationError) as error:
@@ -64,5 +67,19 @@ def read_gold(path: Path) -> Sequence[GoldItem]:
                 expected="unique ids",
                 next="rename one of them",
             )
+        if item.prompt in asked:
+            raise GoldSetError(
+                f"{path}, line {number} repeats a question, which would count its answer twice",
+                got=item.prompt[:80],
+                expected="every question once",
+                next="delete one of the lines",
+            )
+        asked.add(item.prompt)
         items[item.id] = item
+    if not items:
+        raise GoldSetError(
+            f"The gold set {path} is empty",
+            expected="at least one item",
+            next="add items, or name another file in evaluate.gold",
+        )
     return list(items.values())

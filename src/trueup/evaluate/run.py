@@ -1,6 +1,7 @@
 """The second gate: what the champion could do before, the candidate can still do."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from trueup import stats
 from trueup.evaluate import checkers
@@ -12,7 +13,7 @@ from trueup.records import Completion, EvalReport, Sampling, Verdict, content_ha
 from trueup.sandbox import run_python
 from trueup.store import Store
 
-__all__ = ["run"]
+__all__ = ["run", "settings"]
 
 
 def run(
@@ -34,10 +35,7 @@ def run(
     Next:    ab.run
     """
     assert candidate.checkpoint is not None, "a candidate is a checkpoint"
-    wanted = {
-        **config.model_dump(mode="json"),
-        "items": content_hash([item.model_dump() for item in gold]),
-    }
+    wanted = settings(config, gold)
     for report in reversed(
         store.all(EvalReport, checkpoint_id=candidate.checkpoint.id, champion=champion.weights)
     ):
@@ -54,8 +52,15 @@ def run(
         verdict=_verdict(config, ours, theirs),
         details=_details(gold, ours, theirs),
     )
-    store.add(report)
+    if not report.verdict.figures["refused_items"]:  # with a sandbox the answer is another
+        store.add(report)
     return report
+
+
+def settings(config: EvaluateConfig, gold: Sequence[GoldItem]) -> dict[str, Any]:
+    """What a report must have been made with to speak for these settings and items."""
+    items = content_hash([item.model_dump(mode="json") for item in gold])
+    return {**config.model_dump(mode="json"), "items": items}
 
 
 def _outcomes(

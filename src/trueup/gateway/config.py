@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from trueup.config import StageConfig
+from trueup.config import StageConfig, no_password
 
 __all__ = ["ServeConfig"]
 
@@ -38,8 +38,8 @@ class ServeConfig(StageConfig):
 
     @model_validator(mode="after")
     def _upstream_is_a_url(self) -> Self:
-        if self.upstream is not None:
-            url = urlsplit(self.upstream)
+        if no_password(self.upstream) is not None:
+            url = urlsplit(self.upstream or "")
             if url.scheme not in ("http", "https") or not url.netloc:
                 raise ValueError("upstream must be a URL like http://127.0.0.1:8000/v1")
         return self

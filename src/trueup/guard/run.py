@@ -1,5 +1,6 @@
 """The first gate: has the candidate hacked, collapsed or run away?"""
 
+import random
 from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
@@ -11,7 +12,7 @@ from trueup.records import Completion, GuardReport, Sampling, Verdict, content_h
 from trueup.store import Store
 from trueup.suite import SuitePrompt
 
-__all__ = ["run"]
+__all__ = ["run", "settings"]
 
 
 def run(
@@ -36,7 +37,7 @@ def run(
     """
     from trueup.guard import signs
 
-    wanted = _wanted(config, suite)
+    wanted = settings(config, suite)
     known = _known(store, wanted, candidate, champion)
     if known:
         return known
@@ -48,9 +49,11 @@ def run(
         )
         for name, model in (("candidate", candidate), ("champion", champion))
     )
-    kl = signs.sequence_kl(
-        candidate, champion, prompts[: config.kl_prompts], ours[: config.kl_prompts]
+    # a file is often sorted by topic, so not simply the first ones
+    some = sorted(
+        random.Random(0).sample(range(len(prompts)), min(config.kl_prompts, len(prompts)))
     )
+    kl = signs.sequence_kl(candidate, champion, [prompts[i] for i in some], [ours[i] for i in some])
     verdict = _verdict(config, ours, theirs, kl)
     report = GuardReport(
         checkpoint_id=_id(candidate),
@@ -98,12 +101,12 @@ def _verdict(
     if length is None or entropy is None or drift is None:
         reasons.append("a figure is unknown: too few prompts, or answers without log-probs")
     else:
-        if length.estimate > config.max_length_ratio and length.low > 1:
+        if not length.estimate <= config.max_length_ratio and not length.low <= 1:
             reasons.append(
                 f"length: {length.estimate:.2f} times the champion's, "
                 f"over {config.max_length_ratio:g}"
             )
-        if entropy.estimate < config.min_entropy_ratio:
+        if not entropy.estimate >= config.min_entropy_ratio:
             reasons.append(
                 f"entropy: {entropy.estimate:.2f} of the champion's, "
                 f"under {config.min_entropy_ratio:g}"
@@ -124,7 +127,7 @@ def _verdict(
     )
 
 
-def _wanted(config: GuardConfig, suite: Sequence[SuitePrompt]) -> dict[str, Any]:
+def settings(config: GuardConfig, suite: Sequence[SuitePrompt]) -> dict[str, Any]:
     """What a report must have been made with to be the answer to this call."""
     return {
         **config.model_dump(mode="json"),

@@ -1,8 +1,10 @@
 """Naming a judge in the settings."""
 
-from pydantic import Field
+from typing import Annotated
 
-from trueup.config import StageConfig
+from pydantic import AfterValidator, Field
+
+from trueup.config import StageConfig, no_password
 
 __all__ = ["EndpointConfig"]
 
@@ -10,7 +12,7 @@ __all__ = ["EndpointConfig"]
 class EndpointConfig(StageConfig):
     """An OpenAI-compatible server that judges. Its key comes from the environment alone."""
 
-    base_url: str = "http://127.0.0.1:8500/v1"
+    base_url: Annotated[str, AfterValidator(no_password)] = "http://127.0.0.1:8500/v1"
     """Everything before `/chat/completions`."""
 
     model: str = "judge"

@@ -6,7 +6,7 @@ from trueup.judges import Judge, resolve
 from trueup.label.config import LabelConfig
 from trueup.models.stored import StoredModel
 from trueup.progress import task
-from trueup.records import Completion, Feedback, Flag, Interaction, Label, Messages, Sampling
+from trueup.records import Completion, Feedback, Flag, Interaction, Label, Sampling
 from trueup.store import Store
 
 __all__ = ["run"]
@@ -21,7 +21,8 @@ def run(store: Store, config: LabelConfig, champion: StoredModel) -> list[Label]
     Reads:   raised flags whose interaction has no label yet, the worst first; user edits.
     Writes:  one Label an interaction, with every candidate and its score; an edit gives a second
              label, by `human`, that prefers the edit to the logged answer.
-    Skips:   a prompt another interaction of this call already brought.
+    Skips:   a prompt that was labelled before; one the chat template refuses, or longer than the
+             model's context.
     Keeps:   tokens, log-probs, sampling and weights of every fresh sample.
     Again:   writes nothing until there are new flags.
     Killed:  labels are written every 32 prompts; the next call goes on from there.
@@ -33,7 +34,7 @@ def run(store: Store, config: LabelConfig, champion: StoredModel) -> list[Label]
     known = {one.id for one in store.each(Label, annotator=EDITOR)}
     edits = [one for one in _edit_labels(store) if one.id not in known]
     store.add_all(edits)
-    waiting = _waiting(store, config)
+    waiting = _waiting(store, config, champion)
     labels: list[Label] = [*edits]
     with task("label", len(waiting)) as advance:
         for at in range(0, len(waiting), BATCH):
@@ -45,18 +46,20 @@ def run(store: Store, config: LabelConfig, champion: StoredModel) -> list[Label]
     return labels
 
 
-def _waiting(store: Store, config: LabelConfig) -> list[Interaction]:
+def _waiting(store: Store, config: LabelConfig, champion: StoredModel) -> list[Interaction]:
+    """Flagged interactions to label, the worst first, each prompt once."""
     flags = sorted(store.each(Flag, raised=True), key=lambda f: -f.score)
-    labelled = {
-        label.interaction_id for label in store.each(Label) if label.annotator_kind != "human"
-    }
-    seen: set[Messages] = set()
+    judged = [one for one in store.each(Label) if one.annotator_kind != "human"]
+    done = {one.interaction_id for one in judged}
+    seen = {one.prompt for one in judged}
     waiting = []
     for interaction in store.get_all(Interaction, dict.fromkeys(f.interaction_id for f in flags)):
-        if interaction.id in labelled or interaction.prompt in seen:
+        if interaction.id in done or interaction.prompt in seen:
             continue
         seen.add(interaction.prompt)
-        waiting.append(interaction)
+        # what the model cannot read would stop every turn at the same place
+        if champion.fits(interaction.prompt, config.max_tokens):
+            waiting.append(interaction)
     return waiting[: config.max_prompts]
 
 

@@ -11,6 +11,7 @@ bit is another. Only safetensors are read; a pickled file is refused.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from trueup.errors import ModelError
 from trueup.models import chat
-from trueup.records import Completion, Messages, Sampling
+from trueup.records import Completion, Messages, Sampling, content_hash
 
 if TYPE_CHECKING:
     import torch
@@ -86,6 +87,11 @@ class Backbone:
     def model(self) -> Any:
         """The network, playing whatever role is switched on."""
         return self._model
+
+    @property
+    def context(self) -> int:
+        """Tokens the model can hold; a billion where its config does not say."""
+        return int(getattr(self._model.config, "max_position_embeddings", None) or 10**9)
 
     @property
     def device(self) -> "torch.device":
@@ -207,14 +213,12 @@ class Backbone:
         from trueup.models.sampler import SampleRequest, sample
 
         encoded = [chat.prompt_ids(self.tokenizer, prompt) for prompt in prompts]
+        seeded = _own_seeds(sampling, prompts)
         ends = chat.eos_ids(self.tokenizer)
         done: dict[int, list[Completion]] = {}
         with self.acting_as(role) as model:
             for batch in _batches(encoded, num_samples):
-                # a seeded batch stays reproducible and rows differ: the seed counts on by prompt
-                requests = [
-                    SampleRequest(encoded[i], _seeded(sampling, i), num_samples) for i in batch
-                ]
+                requests = [SampleRequest(encoded[i], seeded[i], num_samples) for i in batch]
                 for i, drawn in zip(batch, sample(model, requests, eos_ids=ends), strict=True):
                     done[i] = [self.completion(d, weights, sampling) for d in drawn]
                 if on_progress:
@@ -233,10 +237,19 @@ class Backbone:
         )
 
 
-def _seeded(sampling: Sampling, place: int) -> Sampling:
+def _own_seeds(sampling: Sampling, prompts: Sequence[Messages]) -> list[Sampling]:
+    """For each prompt a seed of its own: a function of the seed and the prompt, so that neither
+    the batch nor what was drawn before plays a part. A prompt's second copy gets another."""
     if sampling.seed is None:
-        return sampling
-    return sampling.model_copy(update={"seed": (sampling.seed * 100_003 + place) % 2**48})
+        return [sampling] * len(prompts)
+    copies: Counter[Messages] = Counter()
+    seeded = []
+    for prompt in prompts:
+        said = [sampling.seed, copies[prompt], [m.model_dump() for m in prompt]]
+        copies[prompt] += 1
+        seed = int(content_hash(said)[:11], 16)
+        seeded.append(sampling.model_copy(update={"seed": seed}))
+    return seeded
 
 
 def _batches(prompts: list[list[int]], num_samples: int) -> Iterator[list[int]]:
@@ -255,8 +268,13 @@ def _batches(prompts: list[list[int]], num_samples: int) -> Iterator[list[int]]:
 
 
 def base_weights(folder: Path) -> str:
-    """`weights_` and 20 hex digits over every safetensors file of a base model."""
-    digest = hashlib.sha256()
+    """`weights_` and 20 hex digits over a base model's safetensors and the settings that say what
+    they compute."""
+    config = json.loads((folder / "config.json").read_text())
+    settings = {
+        k: v for k, v in config.items() if k not in ("_name_or_path", "transformers_version")
+    }
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for file in sorted(folder.glob("*.safetensors")):
         with open(file, "rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trueup.errors import IdentityError
+from trueup.errors import IdentityError, ModelError
+from trueup.models import chat
 from trueup.models.backbone import Backbone
 from trueup.models.catalog import folder_of
 from trueup.models.config import ModelConfig
@@ -60,7 +61,7 @@ class StoredModel:
         """
         self.backbone = backbone
         self.checkpoint = store.get(Checkpoint, checkpoint_id) if checkpoint_id else None
-        self.adapter = store.folder / self.checkpoint.path if self.checkpoint else None
+        self.adapter = _inside(store.folder, self.checkpoint.path) if self.checkpoint else None
         self.role = role if self.checkpoint else None
         self.weights = backbone.weights(self.adapter)
         if self.checkpoint and self.checkpoint.weights != self.weights:
@@ -91,6 +92,14 @@ class StoredModel:
             )
         return model
 
+    def fits(self, prompt: Messages, max_tokens: int) -> bool:
+        """True where the model can read this prompt and still write `max_tokens`."""
+        try:
+            size = len(chat.prompt_ids(self.backbone.tokenizer, prompt))
+        except ModelError:
+            return False
+        return size + max_tokens <= self.backbone.context
+
     def samples(
         self,
         store: Store,
@@ -114,10 +123,9 @@ class StoredModel:
         with task(name, len(missing)) as advance:
             for at in range(0, len(missing), SAMPLE_BATCH):
                 batch = missing[at : at + SAMPLE_BATCH]
-                # each prompt's randomness is its own, whatever is already there
                 drawn = self.backbone.complete(
                     batch,
-                    sampling.model_copy(update={"seed": (sampling.seed or 0) + at}),
+                    sampling,
                     role=self.role,
                     weights=self.weights,
                     num_samples=num_samples,
@@ -155,3 +163,16 @@ class StoredModel:
     def acting(self) -> Any:
         """Context manager: the network in this role."""
         return self.backbone.acting_as(self.role)
+
+
+def _inside(folder: Path, relative: str) -> Path:
+    """A path of the store, which may not lead out of it."""
+    path = (folder / relative).resolve()
+    if not path.is_relative_to(folder):
+        raise IdentityError(
+            "A checkpoint's path leads out of the store",
+            got=relative,
+            expected=f"a folder below {folder}",
+            next="do not use this store; somebody changed it",
+        )
+    return path

@@ -14,7 +14,7 @@ class HeldOut:
     """Prompts of the evaluation sides, recognised when they come back in traffic.
 
     A prompt is held out when its last user message equals a held-out one after normalising case
-    and punctuation, or when every 8-word run of a held-out question's own words occurs in it.
+    and punctuation, or when every 8-word run of the held-out message occurs in it.
     """
 
     def __init__(self, prompts: Iterable[Messages]) -> None:

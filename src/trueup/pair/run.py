@@ -8,6 +8,9 @@ from trueup.pair.decontaminate import HeldOut
 from trueup.records import Dataset, Label, PreferencePair, content_hash
 from trueup.store import Store
 
+TURNS = ("loop", "command line")
+"""Data sets that use pairs up; one made of a file for a trial does not."""
+
 __all__ = ["Paired", "freeze", "new_pairs", "run"]
 
 
@@ -41,16 +44,19 @@ def run(store: Store, config: PairConfig, held_out: HeldOut) -> Paired:
     return skipped
 
 
-def new_pairs(store: Store) -> list[PreferencePair]:
-    """Pairs that no data set of the loop has used; of equal ones the widest margin."""
+def new_pairs(store: Store, held_out: HeldOut | None = None) -> list[PreferencePair]:
+    """Pairs that no turn has used; of equal ones the widest margin. What became held out since a
+    pair was made is left out."""
     used = {
-        p for dataset in store.each(Dataset) if dataset.source == "loop" for p in dataset.pair_ids
+        p for dataset in store.each(Dataset) if dataset.source in TURNS for p in dataset.pair_ids
     }
     known, kept = set(), {}
     for pair in store.each(PreferencePair):
         key = (pair.prompt_hash, pair.chosen.text.strip(), pair.rejected.text.strip())
         if pair.id in used:
             known.add(key)
+        elif held_out and held_out.contains(pair.prompt):
+            continue
         elif key not in kept or pair.margin > kept[key].margin:
             kept[key] = pair
     return [pair for key, pair in kept.items() if key not in known]

@@ -1,6 +1,10 @@
 """The last step: the alias `champion` moves, or stays, and the reason is on record."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from trueup.errors import DataError
+from trueup.models.backbone import adapter_weights
 from trueup.promote.config import PromoteConfig
 from trueup.records import ABReport, Checkpoint, EvalReport, GuardReport, Release, Report, Verdict
 from trueup.store import Store
@@ -10,14 +14,17 @@ __all__ = ["reports_for", "rollback", "run"]
 REPORTS: dict[str, type[Report]] = {"guard": GuardReport, "evaluate": EvalReport, "ab": ABReport}
 
 
-def run(store: Store, config: PromoteConfig, checkpoint: Checkpoint) -> Verdict:
+def run(
+    store: Store, config: PromoteConfig, checkpoint: Checkpoint, reports: Mapping[str, Report]
+) -> Verdict:
     """Make a checkpoint the champion if every gate passed it against today's champion.
 
-    Reads:   the newest report of each gate for this checkpoint and the serving weights.
+    Reads:   the gates' reports under today's settings; the checkpoint's files.
     Writes:  one Release, and the alias `champion` with it, in one transaction.
     Again:   promoting what already serves writes nothing and passes.
     Killed:  the alias moved with its release, or not at all.
-    Refuses: a report that is missing, is about another champion, or did not pass.
+    Refuses: a report that is missing, is about another checkpoint or champion, or did not pass;
+             files that are not the weights on record.
     Next:    the running server picks the new champion up by itself; `rollback` undoes.
     """
     champion = store.champion()
@@ -25,16 +32,16 @@ def run(store: Store, config: PromoteConfig, checkpoint: Checkpoint) -> Verdict:
         return Verdict(
             gate="promote", status="passed", reason=f"{checkpoint.weights} serves already"
         )
-    reports = reports_for(
-        store, checkpoint, champion.weights if champion else checkpoint.base_weights
-    )
+    against = champion.weights if champion else checkpoint.base_weights
     problems = []
     for gate in config.gates:
         report = reports.get(gate)
-        if report is None:
-            problems.append(f"{gate}: no report against today's champion")
+        if report is None or (report.checkpoint_id, report.champion) != (checkpoint.id, against):
+            problems.append(f"{gate}: no report against today's champion under today's settings")
         elif not report.verdict.passed:
             problems.append(f"{gate}: {report.verdict.reason}")
+    if not _is_whole(store, checkpoint):
+        problems.append("weights: the checkpoint's files are missing or changed")
     figures = {f"{g}.{k}": v for g, r in reports.items() for k, v in r.verdict.figures.items()}
     if problems:
         return Verdict(
@@ -55,13 +62,33 @@ def run(store: Store, config: PromoteConfig, checkpoint: Checkpoint) -> Verdict:
     )
 
 
-def reports_for(store: Store, checkpoint: Checkpoint, champion: str) -> dict[str, Report]:
-    """The newest report of each gate for this checkpoint against these weights."""
-    found = {
-        gate: store.last(kind, checkpoint_id=checkpoint.id, champion=champion)
-        for gate, kind in REPORTS.items()
-    }
-    return {gate: report for gate, report in found.items() if report is not None}
+def _is_whole(store: Store, checkpoint: Checkpoint) -> bool:
+    """True where the files on disk are the weights on record."""
+    try:
+        found = adapter_weights(checkpoint.base_weights, store.folder / checkpoint.path)
+    except (OSError, ValueError):
+        return False
+    return found == checkpoint.weights
+
+
+def reports_for(
+    store: Store,
+    checkpoint: Checkpoint,
+    champion: str,
+    settings: Mapping[str, dict[str, Any]] | None = None,
+) -> dict[str, Report]:
+    """The newest report of each gate for this checkpoint against these weights.
+
+    Args:
+        settings: by gate, what the report must have been made with; None takes any, which is for
+            looking back and never for promoting.
+    """
+    found: dict[str, Report] = {}
+    for gate, kind in REPORTS.items():
+        for report in store.each(kind, checkpoint_id=checkpoint.id, champion=champion):
+            if settings is None or report.config == settings.get(gate):
+                found[gate] = report
+    return found
 
 
 def rollback(store: Store, *, reason: str = "") -> Release:

@@ -23,12 +23,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DatabaseError
 
-from trueup.errors import DataError, ProjectBusy, RecordNotFound, StorageError
+from trueup.errors import DataError, ProjectBusy, RecordNotFound, StorageError, TrueupError
 from trueup.records import Record, Release
 from trueup.store.migrations import migrate
 from trueup.store.tables import ALIASES, EDGES, TABLES, kind_of
 
-__all__ = ["CHAMPION", "Store"]
+__all__ = ["CHAMPION", "Store", "storage_errors"]
 
 R = TypeVar("R", bound=Record)
 
@@ -50,7 +50,7 @@ class Store:
             StorageError: the folder cannot be written.
         """
         self.folder = Path(folder).resolve()
-        with _storage_errors(self.folder):
+        with storage_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._engine = _engine(url or f"sqlite:///{self.folder / 'store.sqlite'}")
             migrate(self._engine)
@@ -72,7 +72,7 @@ class Store:
         for record in records:
             by_kind.setdefault(type(record), []).append(record)
         new = 0
-        with _storage_errors(self.folder), self._engine.begin() as connection:
+        with storage_errors(self.folder), self._engine.begin() as connection:
             for kind, group in by_kind.items():
                 statement = self._insert_or_ignore(TABLES[kind])
                 known = self._known(connection, kind, [r.id for r in group])
@@ -90,7 +90,7 @@ class Store:
 
     def release(self, release: Release) -> None:
         """Record a release and move the alias `champion` to it, in one transaction."""
-        with _storage_errors(self.folder), self._engine.begin() as connection:
+        with storage_errors(self.folder), self._engine.begin() as connection:
             connection.execute(self._insert_or_ignore(TABLES[Release]), [_row(Release, release)])
             edges = [{"child": release.id, "parent": p} for p in set(release.parents())]
             if edges:
@@ -244,7 +244,7 @@ def _engine(url: str) -> Engine:
     def _configure(connection: Any, _: Any) -> None:
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode=WAL")
-        cursor.execute("PRAGMA synchronous=NORMAL")  # safe against a killed process
+        cursor.execute("PRAGMA synchronous=FULL")  # safe against a power cut, too
         cursor.execute("PRAGMA secure_delete=ON")  # erased text must leave the file
         cursor.close()
         # Python's sqlite3 would begin transactions late and leave table changes out of them
@@ -260,12 +260,16 @@ def _engine(url: str) -> Engine:
 
 
 @contextmanager
-def _storage_errors(folder: Path) -> Iterator[None]:
+def storage_errors(folder: Path) -> Iterator[None]:
     """Turn the database's and the disk's complaints into one error a person can act on."""
     try:
         yield
-    except (DatabaseError, OSError) as error:
-        if isinstance(error, ProjectBusy | StorageError):
+    except TrueupError:
+        raise
+    except Exception as error:
+        # safetensors has no import here; its errors are told by name
+        is_ours = isinstance(error, DatabaseError | OSError)
+        if not is_ours and type(error).__name__ != "SafetensorError":
             raise
         reason = str(getattr(error, "orig", error))
         hint = "free some space" if "full" in reason or "No space" in reason else "check the folder"

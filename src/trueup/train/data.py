@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from trueup.errors import ModelError
 from trueup.models import chat
 from trueup.models.backbone import Backbone
 from trueup.models.logprobs import Branches
@@ -32,7 +33,11 @@ def encode(
     """Pairs as tokens, and those left out counted by reason. Nothing is ever truncated."""
     encoded, skipped = [], Counter[str]()
     for pair in pairs:
-        prompt = chat.prompt_ids(backbone.tokenizer, pair.prompt)
+        try:
+            prompt = chat.prompt_ids(backbone.tokenizer, pair.prompt)
+        except ModelError:
+            skipped["refused by the chat template"] += 1
+            continue
         sides = [chat.completion_ids(backbone.tokenizer, c) for c in (pair.chosen, pair.rejected)]
         one = TokenPair(pair.id, Branches(prompt, sides), pair.chosen, pair.rejected)
         if not all(sides):

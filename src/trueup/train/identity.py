@@ -28,7 +28,7 @@ NUM_PAIRS = 4
 
 @torch.no_grad()
 def check_identity(
-    champion: StoredModel, policy: str, rows: Sequence[TokenPair], *, beta: float
+    champion: StoredModel, policy: str, rows: Sequence[TokenPair]
 ) -> dict[str, float]:
     """Stop unless the policy, before its first step, is the champion.
 
@@ -55,7 +55,14 @@ def check_identity(
     with champion.acting() as model:
         theirs = completion_logprobs(model, [r.branches for r in picked])
     tolerance = _tolerance(ours[0][0])
-    figures = {"first_loss": _first_loss(ours, theirs, beta)}
+    figures = {"first_loss": _first_loss(ours, theirs), "policy_gap": _gap(ours, theirs)}
+    if not figures["policy_gap"] <= tolerance:
+        raise IdentityError(
+            "The starting policy is not the champion",
+            got=f"log-probs differ by {figures['policy_gap']:.2g} nats",
+            expected=f"at most {tolerance:g}",
+            next="check which adapter training starts from",
+        )
     gaps = [
         float((side.cpu().float() - torch.tensor(stored)).abs().max())
         for row, sides in zip(picked, ours, strict=True)
@@ -91,10 +98,17 @@ def _tolerance(logprobs: torch.Tensor) -> float:
     )
 
 
-def _first_loss(ours: list[list[Any]], theirs: list[list[Any]], beta: float) -> float:
+def _first_loss(ours: list[list[Any]], theirs: list[list[Any]]) -> float:
+    """The DPO loss with beta 1: a small beta would hide a difference."""
     sums = [
         torch.stack([row[side].sum() for row in logprobs])
         for logprobs in (ours, theirs)
         for side in (0, 1)
     ]
-    return float(dpo_loss(*sums, beta=beta).losses.mean())
+    return float(dpo_loss(*sums, beta=1.0).losses.mean())
+
+
+def _gap(ours: list[list[Any]], theirs: list[list[Any]]) -> float:
+    """The largest difference of any token's log-prob, in nats."""
+    pairs = zip(ours, theirs, strict=True)
+    return max(float((a - b).abs().max()) for x, y in pairs for a, b in zip(x, y, strict=True))

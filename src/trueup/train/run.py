@@ -9,7 +9,7 @@ from trueup.errors import TrainingError
 from trueup.models.backbone import Backbone
 from trueup.models.stored import StoredModel
 from trueup.records import Checkpoint, Dataset, PreferencePair, TrainingRun
-from trueup.store import Store
+from trueup.store import Store, storage_errors
 from trueup.train.config import DPOConfig
 
 __all__ = ["run"]
@@ -48,8 +48,9 @@ def run(store: Store, config: DPOConfig, dataset: Dataset, champion: StoredModel
     finished = store.last(Checkpoint, run_id=record.id)
     if finished and (store.folder / finished.path).is_dir():
         return finished
-    metrics = _train(store, config, dataset, champion, store.folder / "runs" / record.id)
-    return _save(store, backbone, record, metrics)
+    with storage_errors(store.folder):
+        metrics = _train(store, config, dataset, champion, store.folder / "runs" / record.id)
+        return _save(store, backbone, record, metrics)
 
 
 def _train(
@@ -71,7 +72,7 @@ def _train(
             next="raise train.max_tokens, or look at the pairs",
         )
     _start(champion, config)
-    identity = check_identity(champion, POLICY, rows, beta=config.beta)
+    identity = check_identity(champion, POLICY, rows)
     refs = ref_logps(champion, rows, tokens_per_batch=config.tokens_per_batch)
     folder.mkdir(parents=True, exist_ok=True)
     history = train_preferences(champion.backbone, POLICY, rows, refs, config, folder)
@@ -111,8 +112,11 @@ def _save(
     )
     backbone.detach(POLICY)
     place = scratch.with_name(weights)
-    shutil.rmtree(place, ignore_errors=True)
-    scratch.rename(place)
+    if place.is_dir() and _same(backbone, place, weights):
+        shutil.rmtree(scratch)  # the same weights are there, and may be serving
+    else:
+        shutil.rmtree(place, ignore_errors=True)
+        scratch.rename(place)
     checkpoint = Checkpoint(
         run_id=record.id,
         path=str(place.relative_to(store.folder)),
@@ -123,3 +127,11 @@ def _save(
     store.add(checkpoint)
     shutil.rmtree(store.folder / "runs" / record.id, ignore_errors=True)
     return checkpoint
+
+
+def _same(backbone: Backbone, place: Path, weights: str) -> bool:
+    """True where a folder already holds these weights, whole."""
+    try:
+        return backbone.weights(place) == weights
+    except (OSError, ValueError):
+        return False

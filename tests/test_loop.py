@@ -107,7 +107,9 @@ def settings(folder: Path, judge: str) -> None:
 
 def send_traffic(project: Project, week: int) -> None:
     """The champion answers six questions about everything, and the gateway's records are kept."""
-    prompts = [asked(f"colour of {thing}?" + " " * (6 * week + i)) for thing in COLOURS for i in range(6)]
+    prompts = [
+        asked(f"colour of {thing}?" + " " * (6 * week + i)) for thing in COLOURS for i in range(6)
+    ]
     champion = project.champion()
     answers = champion.complete(prompts, Sampling(max_tokens=24, seed=week))
     project.store.add_all(
@@ -135,7 +137,9 @@ def engine(folder: Path) -> Iterator[Engine]:
 def greedy(engine: Engine) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
     """What the live side says at temperature 0."""
     answers = [
-        engine.submit(asked(f"{thing} is?"), Sampling(temperature=0, max_tokens=24)).answer.result(60)
+        engine.submit(asked(f"{thing} is?"), Sampling(temperature=0, max_tokens=24)).answer.result(
+            60
+        )
         for thing in COLOURS
     ]
     return [(c.token_ids or (), c.logprobs or ()) for one in answers for c in one]
@@ -161,7 +165,10 @@ def test_two_turns_promote_and_the_second_starts_from_the_promoted_champion(fold
 
     again, second = run_turn(folder, "ab.min_evidence=1.0001", week=1)
     runs = again.store.all(TrainingRun)
-    assert [run.start_weights for run in runs] == [champion.previous and first.champion, champion.weights]
+    assert [run.start_weights for run in runs] == [
+        champion.previous and first.champion,
+        champion.weights,
+    ]
     assert second.checkpoint is not None
     # served and trained log-probs agree, and only new pairs were used
     identity = second.checkpoint.metrics["identity"]
@@ -184,7 +191,11 @@ def test_rollback_brings_back_files_tokens_and_log_probs(folder: Path, engine: E
     promote.rollback(project.store)
     after = greedy(engine)
     assert [tokens for tokens, _ in after] == [tokens for tokens, _ in before]
-    gaps = [abs(a - b) for (_, x), (_, y) in zip(after, before, strict=True) for a, b in zip(x, y, strict=True)]
+    gaps = [
+        abs(a - b)
+        for (_, x), (_, y) in zip(after, before, strict=True)
+        for a, b in zip(x, y, strict=True)
+    ]
     assert max(gaps) < 1e-5
     assert bytes_of(folder / "model") == files
 
@@ -213,14 +224,14 @@ def test_swapped_labels_are_refused_by_the_head_to_head(folder: Path) -> None:
 
 def test_length_padding_is_refused_by_the_guard(folder: Path) -> None:
     settings(folder, "padded")
-    project, done = run_turn(folder)
+    project, done = run_turn(folder, "train.epochs=16")
     assert (done.verdict.gate, done.verdict.status) == ("guard", "refused"), done.verdict
     assert "length" in done.verdict.reason
     assert_base_serves(project)
 
 
 def test_one_canned_answer_is_refused_by_the_guard(folder: Path) -> None:
-    project = Project(folder, ("train.epochs=25", "train.learning_rate=5e-3"))
+    project = Project(folder, ("train.epochs=16", "train.learning_rate=2e-3", "train.beta=0.2"))
     send_traffic(project, 0)
     champion = project.champion()
     canned = Completion(text="ok.", finish_reason="stop")
@@ -236,7 +247,10 @@ def test_one_canned_answer_is_refused_by_the_guard(folder: Path) -> None:
     assert verdict.status == "refused"
     assert "sameness" in verdict.reason
     # and the promotion itself says no without the other reports, too
-    assert promote.run(project.store, project.config.promote, checkpoint).status == "refused"
+    reports = loop.todays_reports(project, checkpoint)
+    assert (
+        promote.run(project.store, project.config.promote, checkpoint, reports).status == "refused"
+    )
     assert_base_serves(project)
 
 
@@ -266,7 +280,9 @@ def test_a_checkpoint_reloads_to_the_same_log_probs(folder: Path) -> None:
     row = Branches(chat.prompt_ids(fresh.tokenizer, prompt), [drawn.token_ids or ()])
     with again.acting() as network:
         [[logprobs]] = completion_logprobs(network, [row])
-    assert max(abs(a - b) for a, b in zip(logprobs.tolist(), drawn.logprobs or (), strict=True)) < 1e-4
+    assert (
+        max(abs(a - b) for a, b in zip(logprobs.tolist(), drawn.logprobs or (), strict=True)) < 1e-4
+    )
 
 
 def assert_base_serves(project: Project) -> None:

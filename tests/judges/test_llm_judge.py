@@ -425,11 +425,9 @@ def test_without_a_key_none_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
         judge_at(base_url).rank(PROMPT, texts(BEST, ""))
 
 
-def test_a_password_in_the_base_url_is_not_shown() -> None:
-    url = f"http://me:hunter2@127.0.0.1:{closed_port()}/v1"
-    with pytest.raises(UpstreamError, match=r"127\.0\.0\.1") as caught:
-        judge_at(url, max_retries=0).rank(PROMPT, texts(BEST, ""))
-    assert "hunter2" not in str(caught.value)
+def test_a_password_in_the_base_url_is_refused() -> None:
+    with pytest.raises(ValueError, match="must not hold a password"):
+        EndpointConfig(base_url="http://me:hunter2@127.0.0.1:1/v1")
 
 
 def test_the_id_names_model_and_rubric_but_not_where_or_how() -> None:

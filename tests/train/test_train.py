@@ -635,5 +635,5 @@ def test_identity_is_checked_on_the_champions_own_samples_first(
     backbone = project.champion.backbone
     backbone.new_adapter("policy", rank=4, alpha=8.0, targets=["all-linear"], seed=0)
     rows, _ = encode(backbone, [*written_pairs(), *pairs[:1]], max_tokens=2048)
-    figures = check_identity(project.champion, "policy", rows, beta=0.1)
+    figures = check_identity(project.champion, "policy", rows)
     assert figures["served_gap"] <= 1e-4

@@ -1,0 +1,117 @@
+"""The terminal door: loop order, --json everywhere, exit codes, and errors a person can act on."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from trueup.cli.main import COMMANDS, cli
+
+LOOP = ["serve", "import", "flag", "label", "pair", "train", "guard", "evaluate", "ab", "promote"]
+
+
+def trueup(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The real program, in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "trueup", *words],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "COLUMNS": "80"},
+    )
+
+
+def leaves(group: click.Group, context: click.Context) -> list[click.Command]:
+    found: list[click.Command] = []
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None, name
+        found += leaves(command, context) if isinstance(command, click.Group) else [command]
+    return found
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    assert trueup("init", str(tmp_path), cwd=tmp_path).returncode == 0
+    return tmp_path
+
+
+def test_help_lists_the_stages_in_loop_order(tmp_path: Path) -> None:
+    shown = trueup("--help", cwd=tmp_path).stdout
+    places = [shown.index(f"\n  {name} ") for name in LOOP]
+    assert places == sorted(places)
+    assert set(LOOP) < set(COMMANDS)
+
+
+def test_every_command_has_json_and_help_that_says_something() -> None:
+    for command in leaves(cli, click.Context(cli)):
+        assert any("--json" in p.opts for p in command.params), command.name
+        assert len((command.help or "").split()) > 4, command.name
+
+
+def test_status_of_a_new_project_as_json(project: Path) -> None:
+    done = trueup("status", "--json", cwd=project)
+    assert done.returncode == 0
+    told = json.loads(done.stdout)
+    assert told["counts"]["interaction"] == 0
+    assert told["champion"] is None
+    assert told["config"]["train"]["min_new_pairs"] == 500
+
+
+def test_an_unknown_setting_exits_1_in_two_lines_and_names_the_nearest(project: Path) -> None:
+    with (project / "trueup.toml").open("a") as settings:
+        settings.write("\n[train]\nepoch = 2\n")
+    done = trueup("status", cwd=project)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    first, second = done.stderr.strip().splitlines()
+    assert "there is no setting 'train.epoch'" in first
+    assert "Expected 'epochs'" in first
+    assert second.startswith("  next: rename it to 'epochs'")
+
+
+def test_a_wrong_command_line_exits_2(project: Path) -> None:
+    assert trueup("flagg", cwd=project).returncode == 2
+    assert trueup("import", cwd=project).returncode == 2
+
+
+def test_a_folder_without_a_project_says_how_to_start_one(tmp_path: Path) -> None:
+    done = trueup("run", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "trueup init" in done.stderr
+
+
+def test_promoting_nothing_says_what_is_missing(project: Path) -> None:
+    done = trueup("promote", cwd=project)
+    assert done.returncode == 1
+    assert "There is no checkpoint yet" in done.stderr
+    assert "trueup train" in done.stderr
+
+
+def test_a_malformed_line_is_counted_and_the_good_ones_are_kept(project: Path) -> None:
+    good = {"prompt": "Hi?", "chosen": "Hello.", "rejected": "What?"}
+    (project / "rows.jsonl").write_text(json.dumps(good) + "\n{broken\n")
+    done = trueup("import", "rows.jsonl", cwd=project)
+    assert done.returncode == 1
+    assert "line 2" in done.stderr
+    kept = json.loads(trueup("status", "--json", cwd=project).stdout)["counts"]
+    assert kept["label"] == 1
+    again = trueup("import", "rows.jsonl", "--max-skip-rate", "0.6", "--json", cwd=project)
+    assert again.returncode == 0
+    assert json.loads(again.stdout)["new"] == 0
+
+
+def test_flagging_an_empty_project_is_no_error(project: Path) -> None:
+    done = trueup("flag", "--json", cwd=project)
+    assert (done.returncode, json.loads(done.stdout)) == (0, {"examined": 0, "raised": 0})
+
+
+def test_a_model_that_was_never_pulled_says_how_to_pull_it(project: Path) -> None:
+    done = trueup("--set", "model.base=nowhere/nothing", "label", cwd=project)
+    assert done.returncode == 1
+    assert "trueup model pull nowhere/nothing" in done.stderr

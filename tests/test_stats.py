@@ -148,7 +148,7 @@ def limits_of(both: int, ours: int, theirs: int, neither: int) -> Interval:
     return difference(both, ours, theirs, neither)
 
 
-@pytest.mark.parametrize(("n", "simulations"), [(60, 1500), (150, 800)])
+@pytest.mark.parametrize(("n", "simulations"), [(60, 1000), (150, 500)])
 @pytest.mark.parametrize(
     ("ours", "theirs"), [(0.025, 0.025), (0.05, 0.05), (0.1, 0.1), (0.15, 0.15), (0.05, 0.15)]
 )

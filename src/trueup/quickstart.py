@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from trueup.errors import UpstreamError
 from trueup.loop import Turn, turn
@@ -33,8 +33,7 @@ START_TIMEOUT_S = 180
 FINISHED = ".trueup/quickstart.done"
 
 
-@dataclass(frozen=True)
-class Shown:
+class Shown(NamedTuple):
     """One held-out prompt, answered by both."""
 
     question: str

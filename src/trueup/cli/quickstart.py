@@ -1,10 +1,11 @@
 """`trueup quickstart`: the product's main job once, for real, on one machine."""
 
+import textwrap
 from pathlib import Path
 
 import click
 
-from trueup.cli.output import bars, emit, json_option, say, table, verdict_text
+from trueup.cli.output import bars, emit, json_option, say, verdict_text
 from trueup.cli.summary import show_summary
 from trueup.cli.turn import turn_data
 
@@ -55,14 +56,15 @@ def quickstart(example: Path, folder: Path, as_json: bool) -> None:
         return
     say(verdict_text(turn.verdict))
     show_summary(turn)
-    if done.examples:
+    for shown in done.examples:
         say("")
-        for shown in done.examples:
-            table(
-                ["held-out prompt", shown.question],
-                [["champion", shown.champion], ["candidate", shown.candidate]],
+        for name, text in shown._asdict().items():
+            say(
+                textwrap.fill(
+                    text, width=79, initial_indent=f"{name:<11}", subsequent_indent=" " * 11
+                )
             )
-            say("")
+    say("")
     say(f"The server answers with {done.served} now.")
     if page:
         say(f"Report: {page}")

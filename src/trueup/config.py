@@ -48,7 +48,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text())
     except (FileNotFoundError, IsADirectoryError, PermissionError):
         raise ConfigError(
-            f"There is no {path.name} in {path.parent} to read",
+            f"There is no {path.name} in {path.parent}",
             expected="a project folder",
             next="start one with 'trueup init', or name another with --project",
         ) from None

@@ -37,7 +37,7 @@ docs: setup
 	$(BIN)/python docs/generate.py
 
 bench: setup
-	$(BIN)/python bench/loop.py
+	$(BIN)/trueup quickstart --folder bench --json
 
 clean:
 	rm -rf $(VENV) quickstart build src/*.egg-info

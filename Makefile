@@ -29,9 +29,9 @@ test: setup
 	$(BIN)/python -m pytest
 
 lint: setup
-	$(BIN)/ruff check src tests examples
-	$(BIN)/ruff format --check src tests examples
-	$(BIN)/pyright
+	$(BIN)/ruff check src tests examples docs
+	$(BIN)/ruff format --check src tests examples docs
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 docs: setup
 	$(BIN)/python docs/generate.py

@@ -9,6 +9,7 @@
     │   └── IdentityError                 the starting policy is not the model that is served
     ├── TrainingError (ArithmeticError)   non-finite loss, nothing left to train on
     ├── UpstreamError (ConnectionError)   a server we call is down or answers nonsense
+    │   └── UnreadableVerdict             a judge answered, but named no winner
     ├── StorageError (OSError)            the disk is full, or the store cannot be written
     ├── ProjectBusy (BlockingIOError)     another process is turning the loop on this project
     ├── SandboxUnavailable (OSError)      the kernel will not isolate generated code here
@@ -31,6 +32,7 @@ __all__ = [
     "StorageError",
     "TrainingError",
     "TrueupError",
+    "UnreadableVerdict",
     "UpstreamError",
 ]
 
@@ -90,6 +92,10 @@ class TrainingError(TrueupError, ArithmeticError):
 
 class UpstreamError(TrueupError, ConnectionError):
     """A server we depend on is down, or answered something we cannot use."""
+
+
+class UnreadableVerdict(UpstreamError):
+    """A judge is up and answers, but not with a verdict, however often it is asked."""
 
 
 class StorageError(TrueupError, OSError):

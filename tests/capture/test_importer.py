@@ -95,7 +95,10 @@ def test_sharegpt_roles_are_mapped_and_its_system_column_leads():
     found = to_record({"system": "Be kind", "conversations": conversations}, ORIGIN)
     assert isinstance(found, Interaction)
     assert turns(found) == [
-        ("system", "Be kind"), ("user", "Hello"), ("assistant", "Hi"), ("user", "Bye"),
+        ("system", "Be kind"),
+        ("user", "Hello"),
+        ("assistant", "Hi"),
+        ("user", "Bye"),
     ]
     assert found.completion.text == "See you"
 
@@ -245,21 +248,27 @@ def test_the_shape_can_be_named():
         ({"prompt": [HELLO, HI], "completion": "Hi"}, "prompt does not end in a user turn"),
         ({"prompt": "Hello", "completion": ""}, "empty completion"),
         ({"prompt": "Hello", "chosen": "a", "rejected": "\n"}, "empty completion"),
-        ({"chosen": "\n\nHuman: a\n\nAssistant: ", "rejected": "\n\nHuman: a\n\nAssistant: b"},
-         "empty completion"),
+        (
+            {"chosen": "\n\nHuman: a\n\nAssistant: ", "rejected": "\n\nHuman: a\n\nAssistant: b"},
+            "empty completion",
+        ),
         ({"prompt": "Hello", "chosen": "a", "rejected": "a"}, "chosen equals rejected"),
         ({"prompt": "Hello", "chosen": "a", "rejected": " a\n"}, "chosen equals rejected"),
         ({"chosen": [HELLO, HI], "rejected": [HELLO, HI]}, "chosen equals rejected"),
-        ({"prompt": [HELLO], "chosen": [HI, HELLO, HI], "rejected": [HI]},
-         "answer has several turns"),
+        (
+            {"prompt": [HELLO], "chosen": [HI, HELLO, HI], "rejected": [HI]},
+            "answer has several turns",
+        ),
         ({"messages": [{"role": "tool", "content": "4"}, HI]}, "unknown role"),
         ({"messages": [{"content": "Hello"}, HI]}, "unknown role"),
         ({"messages": [{"role": ["user"], "content": "Hello"}, HI]}, "unknown role"),
         ({"messages": [{"role": "user", "content": None}, HI]}, "content is not text"),
         ({"messages": [{"role": "user", "content": 7}, HI]}, "content is not text"),
         ({"messages": [{"role": "user"}, HI]}, "content is not text"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}, HI]},
-         "content is not text"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}, HI]},
+            "content is not text",
+        ),
         ({"messages": [HELLO, HI | {"tool_calls": [{"id": "1"}]}]}, "content is not text"),
         ({"messages": ["Hello", HI]}, "turn is not an object"),
         ({"messages": 7}, "neither text nor turns"),
@@ -303,9 +312,14 @@ def test_a_file_is_counted_row_by_row(store, tmp_path):
     )
     found = import_file(store, path, max_skip_rate=0.5)
     assert found == ImportResult(
-        file="mixed.jsonl", rows=6, interactions=2, labels=2, unpaired=1, new=3,
+        file="mixed.jsonl",
+        rows=6,
+        interactions=2,
+        labels=2,
+        unpaired=1,
+        new=3,
         skipped={"empty completion": 1, "not JSON": 1},
-        problems=("line 5: empty completion", "line 6: not JSON (got '{\"prompt\": \"cut off')"),
+        problems=("line 5: empty completion", 'line 6: not JSON (got \'{"prompt": "cut off\')'),
     )
     assert (store.count(Interaction), store.count(Label)) == (1, 2)
     assert store.count(Label, source="file:mixed.jsonl") == 2
@@ -342,8 +356,11 @@ def test_an_interrupted_import_keeps_its_batches_and_is_completed_by_another(sto
 
 def run_in_a_process(code: str, *arguments: Path) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True,
-        timeout=60, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
 
 
@@ -569,7 +586,10 @@ def test_hh_harmless_loses_only_its_four_empty_answers(store):
     assert (found.rows, found.labels, found.interactions) == (1156, 1152, 0)
     assert found.skipped == {"empty completion": 4}
     assert [problem.split(":")[0] for problem in found.problems] == [
-        "line 87", "line 517", "line 926", "line 1104",
+        "line 87",
+        "line 517",
+        "line 926",
+        "line 1104",
     ]
     assert found.new == store.count(Label) == 1152
     first = next(store.each(Label))

@@ -29,8 +29,20 @@ PACKAGE = Path(trueup.__file__).parent
 ORDINARY_USER = 54321
 
 # Asked of another program: if it may make namespaces and we may not, that is a failure, not a skip.
-NAMESPACES = ["unshare", "--user", "--map-root-user", "--mount", "--pid", "--fork", "--mount-proc",
-              "--net", "--ipc", "--uts", "--cgroup", "true"]
+NAMESPACES = [
+    "unshare",
+    "--user",
+    "--map-root-user",
+    "--mount",
+    "--pid",
+    "--fork",
+    "--mount-proc",
+    "--net",
+    "--ipc",
+    "--uts",
+    "--cgroup",
+    "true",
+]
 if subprocess.run(NAMESPACES, capture_output=True).returncode != 0:
     pytest.skip("this machine does not allow namespaces", allow_module_level=True)
 
@@ -146,7 +158,7 @@ def test_runs_from_several_threads_do_not_disturb_each_other() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert results == {number: f"{number ** 2}\n" for number in range(6)}
+    assert results == {number: f"{number**2}\n" for number in range(6)}
 
 
 def test_a_limit_that_is_no_limit_is_refused() -> None:
@@ -181,7 +193,8 @@ def test_ignoring_the_cpu_signal_gains_one_second() -> None:
 
 
 def test_an_infinite_loop_in_another_process_times_out_too(name: str) -> None:
-    result = run_code(f"""
+    result = run_code(
+        f"""
         import os
         open("/proc/self/comm", "w").write({name!r})
         for _ in range(3):
@@ -189,14 +202,17 @@ def test_an_infinite_loop_in_another_process_times_out_too(name: str) -> None:
                 os.setsid()
                 while True: pass
         os.wait()
-        """, timeout_s=0.7)
+        """,
+        timeout_s=0.7,
+    )
     assert result.status == "timeout"
     assert processes_named(name) == 0
 
 
 def test_a_fork_bomb_is_contained(name: str) -> None:
     began = time.monotonic()
-    result = run_code(f"""
+    result = run_code(
+        f"""
         import os
         open("/proc/self/comm", "w").write({name!r})
         while True:
@@ -204,7 +220,10 @@ def test_a_fork_bomb_is_contained(name: str) -> None:
                 os.fork()
             except OSError:
                 pass
-        """, timeout_s=1.0, max_processes=12)
+        """,
+        timeout_s=1.0,
+        max_processes=12,
+    )
     assert result.status == "timeout"
     assert time.monotonic() - began < 3
     assert processes_named(name) == 0
@@ -212,7 +231,8 @@ def test_a_fork_bomb_is_contained(name: str) -> None:
 
 @pytest.mark.parametrize("limit", [3, 16])
 def test_as_many_processes_as_allowed_and_not_one_more(limit: int) -> None:
-    lines = answers("""
+    lines = answers(
+        """
         import os, time
         count = 1
         try:
@@ -222,12 +242,15 @@ def test_as_many_processes_as_allowed_and_not_one_more(limit: int) -> None:
                 count += 1
         except BlockingIOError:
             print(count)
-        """, max_processes=limit)
+        """,
+        max_processes=limit,
+    )
     assert lines == [str(limit)]
 
 
 def test_threads_count_as_processes() -> None:
-    lines = answers("""
+    lines = answers(
+        """
         import os, threading, time
         count = 1
         try:
@@ -237,7 +260,9 @@ def test_threads_count_as_processes() -> None:
         except RuntimeError:
             print(count, flush=True)
             os._exit(0)
-        """, max_processes=5)
+        """,
+        max_processes=5,
+    )
     assert lines == ["5"]
 
 
@@ -247,7 +272,8 @@ def test_ten_gigabytes_are_not_given() -> None:
 
 
 def test_many_processes_together_stay_within_the_memory_of_one(name: str) -> None:
-    result = run_code(f"""
+    result = run_code(
+        f"""
         import os, time
         open("/proc/self/comm", "w").write({name!r})
         for _ in range(6):
@@ -255,7 +281,10 @@ def test_many_processes_together_stay_within_the_memory_of_one(name: str) -> Non
                 block = b"x" * (60 << 20)
                 time.sleep(60)
         time.sleep(60)
-        """, memory_mb=200, timeout_s=8)
+        """,
+        memory_mb=200,
+        timeout_s=8,
+    )
     assert result.status == "killed" and "200 MB" in result.stderr
     assert processes_named(name) == 0
 
@@ -286,10 +315,13 @@ def test_a_file_over_the_limit_cannot_be_written() -> None:
 
 
 def test_many_small_files_fill_the_folder_and_not_the_machine() -> None:
-    result = run_code("""
+    result = run_code(
+        """
         for number in range(100):
             open(f"/tmp/{number}", "wb").write(bytes(1 << 20))
-        """, max_file_mb=2)
+        """,
+        max_file_mb=2,
+    )
     assert result.status == "error" and "No space left" in result.stderr
 
 
@@ -358,9 +390,25 @@ def host_file() -> Iterator[Path]:
 
 
 def test_the_files_of_the_machine_are_invisible(host_file: Path) -> None:
-    paths = ["/etc/passwd", "/etc/shadow", "/root/.ssh", "/root/.bashrc", "/var", "/sys", "/boot",
-             "/usr/bin/env", "/bin/sh", "/dev/shm/x", "/dev/tty", "/proc/sys", "/proc/keys",
-             os.path.expanduser("~/.ssh"), str(host_file), __file__, str(PACKAGE)]
+    paths = [
+        "/etc/passwd",
+        "/etc/shadow",
+        "/root/.ssh",
+        "/root/.bashrc",
+        "/var",
+        "/sys",
+        "/boot",
+        "/usr/bin/env",
+        "/bin/sh",
+        "/dev/shm/x",
+        "/dev/tty",
+        "/proc/sys",
+        "/proc/keys",
+        os.path.expanduser("~/.ssh"),
+        str(host_file),
+        __file__,
+        str(PACKAGE),
+    ]
     assert set(tries(*(f"os.stat({path!r})" for path in paths))) == {"FileNotFoundError"}
 
 
@@ -401,13 +449,31 @@ def test_the_environment_and_the_arguments_of_the_host_are_invisible(
 
 def test_nothing_outside_tmp_can_be_written(host_file: Path) -> None:
     library = os.__file__
-    attempts = [f"open({path!r}, 'w')" for path in (
-        "/x", "/etc/x", "/dev/x", "/usr/lib/x", "/proc/x", library, library + ".x", "/program.py")]
+    attempts = [
+        f"open({path!r}, 'w')"
+        for path in (
+            "/x",
+            "/etc/x",
+            "/dev/x",
+            "/usr/lib/x",
+            "/proc/x",
+            library,
+            library + ".x",
+            "/program.py",
+        )
+    ]
     attempts += [f"os.remove({path!r})" for path in (library, "/program.py", "/dev/null")]
-    attempts += ["os.chmod('/dev/null', 0)", f"os.chmod({library!r}, 0o777)", "os.mkdir('/x')",
-                 "os.rename('/program.py', '/tmp/x')", "os.link('/program.py', '/tmp/x')",
-                 "os.mknod('/tmp/sda', 0o60666, 0x800)", "open('/proc/sys/kernel/hostname', 'w')",
-                 f"os.remove({str(host_file)!r})", f"open({str(host_file)!r}, 'w')"]
+    attempts += [
+        "os.chmod('/dev/null', 0)",
+        f"os.chmod({library!r}, 0o777)",
+        "os.mkdir('/x')",
+        "os.rename('/program.py', '/tmp/x')",
+        "os.link('/program.py', '/tmp/x')",
+        "os.mknod('/tmp/sda', 0o60666, 0x800)",
+        "open('/proc/sys/kernel/hostname', 'w')",
+        f"os.remove({str(host_file)!r})",
+        f"open({str(host_file)!r}, 'w')",
+    ]
     allowed = {"OSError", "PermissionError", "FileNotFoundError"}
     assert set(tries(*attempts)) <= allowed
     assert host_file.read_text() == "of the host"
@@ -457,11 +523,13 @@ def test_a_listener_of_the_host_cannot_be_reached() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
         port = server.getsockname()[1]
-        lines = tries(f"socket.create_connection(('127.0.0.1', {port}), 2)",
-                      f"socket.create_connection(('localhost', {port}), 2)",
-                      "socket.create_connection(('1.1.1.1', 53), 2)",
-                      "socket.getaddrinfo('example.com', 80)",
-                      "socket.socket(2, 2).sendto(b'x', ('8.8.8.8', 53))")
+        lines = tries(
+            f"socket.create_connection(('127.0.0.1', {port}), 2)",
+            f"socket.create_connection(('localhost', {port}), 2)",
+            "socket.create_connection(('1.1.1.1', 53), 2)",
+            "socket.getaddrinfo('example.com', 80)",
+            "socket.socket(2, 2).sendto(b'x', ('8.8.8.8', 53))",
+        )
         assert set(lines) <= {"OSError", "gaierror"}
         with pytest.raises(BlockingIOError):
             server.accept()
@@ -472,16 +540,24 @@ def test_abstract_sockets_of_the_host_cannot_be_reached(name: str) -> None:
         server.bind("\0" + name)
         server.listen()
         assert tries(f"socket.socket(socket.AF_UNIX).connect('\\0{name}')") == [
-            "ConnectionRefusedError"]
+            "ConnectionRefusedError"
+        ]
 
 
 def test_there_is_no_interface_that_is_up_and_no_way_around_the_internet_families() -> None:
-    lines = tries("[open('/sys/class/net')]", "socket.socket(socket.AF_VSOCK)",
-                  "socket.socket(socket.AF_NETLINK, 3, 0)", "socket.socket(socket.AF_PACKET, 3)",
-                  "socket.socket(38, 5)", "socket.socket(2, 3, 1)")
+    lines = tries(
+        "[open('/sys/class/net')]",
+        "socket.socket(socket.AF_VSOCK)",
+        "socket.socket(socket.AF_NETLINK, 3, 0)",
+        "socket.socket(socket.AF_PACKET, 3)",
+        "socket.socket(38, 5)",
+        "socket.socket(2, 3, 1)",
+    )
     assert "worked" not in " ".join(lines)
-    assert tries("socket.create_server(('127.0.0.1', 0)).getsockname() and "
-                 "socket.create_connection(('127.0.0.1', 1), 1)") == ["OSError"]
+    assert tries(
+        "socket.create_server(('127.0.0.1', 0)).getsockname() and "
+        "socket.create_connection(('127.0.0.1', 1), 1)"
+    ) == ["OSError"]
 
 
 # --- powers
@@ -498,16 +574,29 @@ def test_the_program_has_no_capability_and_cannot_gain_one() -> None:
 
 def test_the_kernel_refuses_what_only_power_allows() -> None:
     attempts = [
-        "os.setuid(0)", "os.setgid(0)", "os.setgroups([0])", "os.chroot('/tmp')",
-        "socket.sethostname('x')", "os.nice(-5)", "os.sched_setscheduler(0, 1, os.sched_param(1))",
+        "os.setuid(0)",
+        "os.setgid(0)",
+        "os.setgroups([0])",
+        "os.chroot('/tmp')",
+        "socket.sethostname('x')",
+        "os.nice(-5)",
+        "os.sched_setscheduler(0, 1, os.sched_param(1))",
         "os.write(os.open('/proc/self/uid_map', os.O_WRONLY), b'0 0 1')",
         "os.write(os.open('/proc/self/oom_score_adj', os.O_WRONLY), b'-1000')",
     ]
     assert "worked" not in " ".join(tries(*attempts))
-    calls = ["libc.unshare(0x10000000)", "libc.unshare(0x20000)", "libc.setns(0, 0)",
-             "libc.mount(b'x', b'/tmp', b'tmpfs', 0, None)", "libc.umount2(b'/tmp', 2)",
-             "libc.ptrace(16, os.getppid(), 0, 0)", "libc.shmget(0, 4096, 0o1600)",
-             "libc.memfd_create(b'x', 0)", "libc.syscall(9999)", "libc.klogctl(3, b' ' * 9, 9)"]
+    calls = [
+        "libc.unshare(0x10000000)",
+        "libc.unshare(0x20000)",
+        "libc.setns(0, 0)",
+        "libc.mount(b'x', b'/tmp', b'tmpfs', 0, None)",
+        "libc.umount2(b'/tmp', 2)",
+        "libc.ptrace(16, os.getppid(), 0, 0)",
+        "libc.shmget(0, 4096, 0o1600)",
+        "libc.memfd_create(b'x', 0)",
+        "libc.syscall(9999)",
+        "libc.klogctl(3, b' ' * 9, 9)",
+    ]
     assert set(tries(*calls)) == {"worked -1"}
 
 
@@ -527,25 +616,38 @@ def test_every_call_of_the_list_is_refused() -> None:
 
 
 def test_the_watcher_inside_cannot_be_entered_or_stopped() -> None:
-    closed = ["os.readlink('/proc/1/exe')", "open('/proc/1/exe', 'rb')", "open('/proc/1/mem')",
-              "os.listdir('/proc/1/fd')", "os.listdir('/proc/1/root')", "open('/proc/1/environ')",
-              "os.listdir('/proc/1/map_files')", "open('/proc/1/oom_score_adj', 'w')"]
+    closed = [
+        "os.readlink('/proc/1/exe')",
+        "open('/proc/1/exe', 'rb')",
+        "open('/proc/1/mem')",
+        "os.listdir('/proc/1/fd')",
+        "os.listdir('/proc/1/root')",
+        "open('/proc/1/environ')",
+        "os.listdir('/proc/1/map_files')",
+        "open('/proc/1/oom_score_adj', 'w')",
+    ]
     assert set(tries(*closed)) == {"PermissionError"}
-    result = run_code("""
+    result = run_code(
+        """
         import os, signal, time
         for number in set(signal.Signals) - {signal.SIGKILL}:
             os.kill(1, number)
         os.kill(1, signal.SIGKILL)
         time.sleep(60)
-        """, timeout_s=0.7)
+        """,
+        timeout_s=0.7,
+    )
     assert result.status == "timeout"
 
 
 def test_the_watcher_inside_cannot_be_starved() -> None:
-    attempts = ["resource.prlimit(1, resource.RLIMIT_NOFILE, (0, 0))",
-                "resource.prlimit(1, resource.RLIMIT_CPU, (0, 0))",
-                "os.setpriority(os.PRIO_PROCESS, 1, 19)", "os.sched_setaffinity(1, {0})",
-                "os.sched_setscheduler(1, os.SCHED_IDLE, os.sched_param(0))"]
+    attempts = [
+        "resource.prlimit(1, resource.RLIMIT_NOFILE, (0, 0))",
+        "resource.prlimit(1, resource.RLIMIT_CPU, (0, 0))",
+        "os.setpriority(os.PRIO_PROCESS, 1, 19)",
+        "os.sched_setaffinity(1, {0})",
+        "os.sched_setscheduler(1, os.SCHED_IDLE, os.sched_param(0))",
+    ]
     assert set(tries(*attempts)) == {"PermissionError"}
     assert tries("resource.setrlimit(resource.RLIMIT_NOFILE, (9, 9))") == ["worked None"]
 
@@ -603,11 +705,12 @@ def test_a_machine_that_refuses_namespaces_is_refused() -> None:
             except SandboxUnavailable as error:
                 print(error.got, "|", error)
         """
-    forbid = "echo 0 > /proc/sys/user/max_mnt_namespaces && exec \"$@\""
+    forbid = 'echo 0 > /proc/sys/user/max_mnt_namespaces && exec "$@"'
     command = ["unshare", "--user", "--map-root-user", "sh", "-c", forbid, "sh", sys.executable]
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
-    done = subprocess.run([*command, "-c", textwrap.dedent(script)], env=environment,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, "-c", textwrap.dedent(script)], env=environment, capture_output=True, text=True
+    )
     lines = done.stdout.splitlines()
     assert len(lines) == 2 and "ran" not in lines, done
     assert lines[0] == lines[1]
@@ -618,10 +721,15 @@ def test_a_machine_that_refuses_namespaces_is_refused() -> None:
 # From here on the launcher is replaced, because a launcher cannot be made to fail otherwise.
 
 
-@pytest.mark.parametrize("text", [
-    "", "import os; os._exit(3)", "raise RuntimeError('broken')",
-    "import os; os.kill(os.getpid(), 9)",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "import os; os._exit(3)",
+        "raise RuntimeError('broken')",
+        "import os; os.kill(os.getpid(), 9)",
+    ],
+)
 def test_a_launcher_that_says_nothing_is_a_refusal(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unproven: None
 ) -> None:
@@ -637,7 +745,8 @@ def test_a_launcher_that_hangs_is_a_refusal_and_is_killed(
     monkeypatch.setattr(run, "LAUNCHER", tmp_path / "launcher.py")
     monkeypatch.setattr(run, "SETUP_TIMEOUT_S", 0.5)
     run.LAUNCHER.write_text(
-        f"open('/proc/self/comm', 'w').write({name!r})\nimport time; time.sleep(60)")
+        f"open('/proc/self/comm', 'w').write({name!r})\nimport time; time.sleep(60)"
+    )
     with pytest.raises(SandboxUnavailable, match="in time"):
         check_available()
     assert processes_named(name) == 0
@@ -655,8 +764,15 @@ def test_a_watch_that_breaks_ends_the_run_as_killed(
     assert result.status == "killed" and "watch" in result.stderr
 
 
-@pytest.mark.parametrize("step", ["drop_capabilities()", "build_root(plan)", "leave_root(gate)",
-                                  'install_filter(bytes.fromhex(plan["filter"]))'])
+@pytest.mark.parametrize(
+    "step",
+    [
+        "drop_capabilities()",
+        "build_root(plan)",
+        "leave_root(gate)",
+        'install_filter(bytes.fromhex(plan["filter"]))',
+    ],
+)
 def test_leaving_out_any_step_is_noticed(
     step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unproven: None
 ) -> None:
@@ -744,10 +860,17 @@ def test_an_ordinary_user_gets_the_same_sandbox(
         result = run_python({textwrap.dedent(attack)!r}, limits=SandboxLimits(max_processes=6))
         print(json.dumps([result.status, result.stdout, result.stderr]))
         """
-    done = subprocess.run([interpreter_for_others(), "-c", textwrap.dedent(script)],
-                          user=ORDINARY_USER, group=ORDINARY_USER, extra_groups=[], cwd="/",
-                          env={"PYTHONPATH": str(readable_package)},
-                          capture_output=True, text=True, timeout=20)
+    done = subprocess.run(
+        [interpreter_for_others(), "-c", textwrap.dedent(script)],
+        user=ORDINARY_USER,
+        group=ORDINARY_USER,
+        extra_groups=[],
+        cwd="/",
+        env={"PYTHONPATH": str(readable_package)},
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
     assert done.returncode == 0, done.stderr
     status, stdout, stderr = json.loads(done.stdout)
     assert status == "ok", stderr

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from trueup import __version__
-from trueup.errors import TrueupError
+from trueup.errors import MissingDependency, TrueupError
 
 __all__ = ["cli", "main"]
 
@@ -37,6 +37,14 @@ COMMANDS = {
     "quickstart": "quickstart",
 }
 """Every command and the module it lives in, in the order of the loop. Modules load when used."""
+
+EXTRAS = {
+    **dict.fromkeys(("starlette", "uvicorn"), "gateway"),
+    **dict.fromkeys(
+        ("torch", "transformers", "peft", "safetensors", "gguf", "huggingface_hub"), "train"
+    ),
+}
+"""Packages that come with an extra, by import name."""
 
 
 class LoopOrder(click.Group):
@@ -103,7 +111,20 @@ def main(args: list[str] | None = None) -> None:
             raise
         _tell(error)
         result = 1
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None or "--debug" in words:
+            raise
+        _tell(missing(f"'{error.name}' is not installed", extra))
+        result = 1
     sys.exit(result if isinstance(result, int) else 0)
+
+
+def missing(what: str, extra: str) -> MissingDependency:
+    """The error for a part whose extra is not installed."""
+    return MissingDependency(
+        what, expected=f"the extra '{extra}'", next=f"pip install 'trueup[{extra}]'"
+    )
 
 
 def _tell(error: TrueupError) -> None:

@@ -33,6 +33,12 @@ class Judge(Protocol):
     @property
     def kind(self) -> AnnotatorKind: ...
 
+    @property
+    def is_symmetric(self) -> bool:
+        """True where `rank` gives the same scores in any order, by asking in every order itself or
+        by looking at each answer alone; such a judge need not be asked twice."""
+        ...
+
     def rank(self, prompt: Messages, candidates: Sequence[Completion]) -> Ranking:
         """Score every candidate answer to the prompt."""
         ...
@@ -42,11 +48,17 @@ def compare(judge: Judge, prompt: Messages, ours: Completion, theirs: Completion
     """Whether `ours` beats `theirs`, asked in both orders; a verdict that depends on the order
     is a tie."""
     ours_first = judge.rank(prompt, [ours, theirs]).scores
+    if getattr(judge, "is_symmetric", False):  # a judge of the user's own may not say
+        return _outcome(_sign(ours_first[0] - ours_first[1]))
     theirs_first = judge.rank(prompt, [theirs, ours]).scores
     leads = {_sign(ours_first[0] - ours_first[1]), _sign(theirs_first[1] - theirs_first[0])}
     if len(leads) > 1:
         return "tie"
-    return {1: "win", 0: "tie", -1: "loss"}[leads.pop()]  # type: ignore[return-value]
+    return _outcome(leads.pop())
+
+
+def _outcome(lead: int) -> Outcome:
+    return "win" if lead > 0 else "loss" if lead < 0 else "tie"
 
 
 def _sign(value: float) -> int:

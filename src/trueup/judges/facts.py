@@ -24,6 +24,7 @@ class Facts:
     """Scores answers to the prompts of a suite against their required facts."""
 
     kind: AnnotatorKind = "code"
+    is_symmetric = True
 
     def __init__(self, suite: Iterable[SuitePrompt]) -> None:
         suite = list(suite)

@@ -40,6 +40,7 @@ class HouseStyle:
 
     id = "code:house-style/1"
     kind: AnnotatorKind = "code"
+    is_symmetric = True
 
     def rank(self, prompt: Messages, candidates: Sequence[Completion]) -> Ranking:
         """Score each answer on its own; the order of candidates plays no part."""

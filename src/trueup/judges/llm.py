@@ -24,7 +24,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-from trueup.errors import DataError, UpstreamError
+from trueup.errors import DataError, UnreadableVerdict, UpstreamError
 from trueup.judges.base import Ranking
 from trueup.judges.config import EndpointConfig
 from trueup.records import AnnotatorKind, Completion, Message, Messages, content_hash
@@ -65,6 +65,7 @@ class LLMJudge:
     """Ranks answers by asking a model about every pair, in both orders."""
 
     kind: AnnotatorKind = "llm"
+    is_symmetric = True
 
     def __init__(self, config: EndpointConfig) -> None:
         self._config = config
@@ -79,8 +80,8 @@ class LLMJudge:
         notebook, a server), which stands still meanwhile.
 
         Raises:
-            UpstreamError: the endpoint is down or refuses, or its verdicts stay unreadable after
-                the retries.
+            UpstreamError: the endpoint is down or refuses.
+            UnreadableVerdict: a verdict stays unreadable after the retries.
         """
         if len(candidates) == 1:
             return Ranking((0.5,), ((),))
@@ -124,7 +125,7 @@ class LLMJudge:
 
     async def _verdict(self, session: Any, question: str) -> str:
         opening = {"role": "user", "content": question}
-        messages, problem = [opening], ""
+        messages, problem, kind = [opening], "", UpstreamError
         for attempt in range(self._config.max_retries + 1):
             wait_s = 0.0
             try:
@@ -133,17 +134,19 @@ class LLMJudge:
                 if verdict:
                     return verdict
                 problem = f"an unreadable verdict{reply.cut}: {reply.text[:80]!r}"
+                kind = UnreadableVerdict
                 if reply.text.strip():
                     # at temperature 0 the same question would get the same reply
                     bad = {"role": "assistant", "content": reply.text[:500]}
                     messages = [opening, bad, {"role": "user", "content": _AGAIN}]
             except _Failed as failure:
                 problem, wait_s = failure.problem, _wait_s(attempt, failure.retry_after)
+                kind = UpstreamError
                 if failure.is_final:
                     raise self._gave_up(problem, failure.status) from None
             if attempt < self._config.max_retries:
                 await asyncio.sleep(wait_s)
-        raise self._gave_up(problem)
+        raise self._gave_up(problem, kind=kind)
 
     async def _post(self, session: Any, messages: list[dict[str, str]]) -> "_Reply":
         """One request.
@@ -182,13 +185,15 @@ class LLMJudge:
         """Servers echo keys. This comes before any shortening, which could leave half of one."""
         return text.replace(self._key, "[key]") if self._key else text
 
-    def _gave_up(self, problem: str, status: int = 0) -> UpstreamError:
+    def _gave_up(
+        self, problem: str, status: int = 0, *, kind: type[UpstreamError] = UpstreamError
+    ) -> UpstreamError:
         hint = "check that the server is up, and base_url"
         if status in (401, 403):
             hint = f"check the key in the environment variable {self._config.api_key_env}"
         elif 300 <= status < 500:
             hint = "check base_url and model"
-        return UpstreamError(
+        return kind(
             f"The judge at {_without_password(self._config.base_url)} gave no verdict",
             got=problem,
             expected='{"winner": "A" | "B" | "tie"}',

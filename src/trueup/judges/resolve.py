@@ -50,6 +50,7 @@ class _FunctionJudge:
     """A plain scoring function in a judge's clothes."""
 
     kind: AnnotatorKind = "code"
+    is_symmetric = True
 
     def __init__(self, name: str, function: Callable[[Messages, str], float]) -> None:
         self.id, self._function = f"code:{name}", function

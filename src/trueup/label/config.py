@@ -29,5 +29,8 @@ class LabelConfig(StageConfig):
     max_prompts: int = Field(default=2000, ge=1)
     """Most prompts labelled in one call; the worst flags first."""
 
+    max_skip_rate: float = Field(default=0.05, ge=0, le=1)
+    """Share of prompts whose verdict may stay unreadable; above it labelling stops."""
+
     seed: int = 0
     """Of the fresh samples."""

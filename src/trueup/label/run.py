@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from trueup.errors import UnreadableVerdict
 from trueup.judges import Judge, resolve
 from trueup.label.config import LabelConfig
 from trueup.models.stored import StoredModel
@@ -22,11 +23,12 @@ def run(store: Store, config: LabelConfig, champion: StoredModel) -> list[Label]
     Writes:  one Label an interaction, with every candidate and its score; an edit gives a second
              label, by `human`, that prefers the edit to the logged answer.
     Skips:   a prompt that was labelled before; one the chat template refuses, or longer than the
-             model's context.
+             model's context; one whose verdict stays unreadable, up to `max_skip_rate`.
     Keeps:   tokens, log-probs, sampling and weights of every fresh sample.
     Again:   writes nothing until there are new flags.
     Killed:  labels are written every 32 prompts; the next call goes on from there.
-    Stops:   UpstreamError if the judge's endpoint fails; labels so far are kept.
+    Stops:   UpstreamError if the judge's endpoint fails, or more than `max_skip_rate` of the
+             verdicts are unreadable; labels so far are kept.
     Cost:    num_candidates - 1 samples a prompt; with `llm`, N(N-1) judge calls a prompt.
     Next:    pair.run
     """
@@ -36,12 +38,15 @@ def run(store: Store, config: LabelConfig, champion: StoredModel) -> list[Label]
     store.add_all(edits)
     waiting = _waiting(store, config, champion)
     labels: list[Label] = [*edits]
+    unreadable: list[UnreadableVerdict] = []
     with task("label", len(waiting)) as advance:
         for at in range(0, len(waiting), BATCH):
             batch = waiting[at : at + BATCH]
-            made = _label(batch, judge, _fresh(batch, champion, config))
+            made = _label(batch, judge, _fresh(batch, champion, config), unreadable)
             store.add_all(made)
             labels += made
+            if len(unreadable) > max(1.0, config.max_skip_rate * (at + len(batch))):
+                raise unreadable[-1]
             advance(len(batch))
     return labels
 
@@ -69,8 +74,7 @@ def _fresh(
     sampling = Sampling(
         temperature=config.temperature,
         max_tokens=config.max_tokens,
-        # another batch, other randomness; the same batch again, the same
-        seed=(config.seed * 1_000_003 + int(batch[0].id[-8:], 16)) % 2**31,
+        seed=config.seed,  # every prompt derives its own from it
     )
     return champion.complete(
         [i.prompt for i in batch], sampling, num_samples=config.num_candidates - 1
@@ -78,12 +82,21 @@ def _fresh(
 
 
 def _label(
-    batch: Sequence[Interaction], judge: Judge, fresh: Sequence[Sequence[Completion]]
+    batch: Sequence[Interaction],
+    judge: Judge,
+    fresh: Sequence[Sequence[Completion]],
+    unreadable: list[UnreadableVerdict],
 ) -> list[Label]:
+    """The batch's labels; a comparison the judge cannot decide readably is left out and kept
+    account of in `unreadable`."""
     labels = []
     for interaction, samples in zip(batch, fresh, strict=True):
         candidates = (interaction.completion, *samples)
-        ranking = judge.rank(interaction.prompt, candidates)
+        try:
+            ranking = judge.rank(interaction.prompt, candidates)
+        except UnreadableVerdict as error:
+            unreadable.append(error)
+            continue
         labels.append(
             Label(
                 prompt=interaction.prompt,

@@ -158,7 +158,8 @@ class Backbone:
             yield self._model
         finally:
             self._active = before
-            self._switch(before)
+            if before is None or before in getattr(self._model, "peft_config", {}):
+                self._switch(before)  # a role detached inside must not hide what went wrong there
 
     def _switch(self, role: str | None) -> None:
         """Turn a role's adapter on, or all of them off."""

@@ -3,9 +3,13 @@
 One template serves and trains: its hash stands on every training run. A completion's tokens are
 those that were drawn; text that never was tokens (imports, edits) is encoded on its own and
 closed with the end-of-turn token, exactly where generation would have begun and ended.
+
+Markers are the template's alone. A user who types `<|im_end|>` has typed ten characters, and they
+reach the model as such: nobody ends a turn, or begins the system's, from inside a message.
 """
 
 import hashlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,8 +33,15 @@ def prompt_ids(tokenizer: Tokenizer, prompt: Messages) -> list[int]:
     Raises:
         ModelError: the template refuses this conversation.
     """
-    messages = [{"role": m.role, "content": m.content} for m in prompt]
+    markers = _markers(tokenizer)
+    typed = [mark for m in prompt for mark in markers.findall(m.content)]
+    messages = [{"role": m.role, "content": markers.sub(_HELD, m.content)} for m in prompt]
     try:
+        if typed:
+            rendered = tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=False
+            )
+            return _with_typed(tokenizer, rendered, typed)
         ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
     except Exception as error:  # templates are programs and raise what they like
         raise ModelError(
@@ -40,6 +51,32 @@ def prompt_ids(tokenizer: Tokenizer, prompt: Messages) -> list[int]:
             next="mend the messages, or skip this record",
         ) from error
     return list(ids)
+
+
+_HELD = "\ue0f0"
+"""Stands for a typed marker while the template renders; a private character nobody types."""
+
+
+def _markers(tokenizer: Tokenizer) -> re.Pattern[str]:
+    """What this tokenizer would read as a special token, wherever it stands in a text."""
+    added = [str(one) for one in tokenizer.added_tokens_decoder.values() if one.special]
+    known = sorted({*added, *map(str, tokenizer.all_special_tokens)}, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, [*known, _HELD])))
+
+
+def _with_typed(tokenizer: Tokenizer, rendered: str, typed: Sequence[str]) -> list[int]:
+    """Tokens of a rendered conversation whose typed markers are ordinary text again."""
+    first, *others = rendered.split(_HELD)
+    ids = list(tokenizer(first, add_special_tokens=False)["input_ids"])
+    for mark, piece in zip(typed, others, strict=True):
+        ids += _plain_ids(tokenizer, mark)
+        ids += tokenizer(piece, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def _plain_ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Tokens of a text in which nothing is a marker."""
+    return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
 
 def eos_ids(tokenizer: Tokenizer) -> frozenset[int]:
@@ -55,9 +92,8 @@ def completion_ids(tokenizer: Tokenizer, completion: Completion) -> list[int]:
     """
     if completion.token_ids:
         return list(completion.token_ids)
-    ids = tokenizer(completion.text, add_special_tokens=False)["input_ids"]
     ended = [] if completion.finish_reason == "length" else [int(tokenizer.eos_token_id)]
-    return list(ids) + ended
+    return _plain_ids(tokenizer, completion.text) + ended
 
 
 def decode(tokenizer: Tokenizer, token_ids: Sequence[int]) -> str:

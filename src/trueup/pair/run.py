@@ -69,9 +69,10 @@ def freeze(
     source: str = "loop",
     skipped: Counter[str] | None = None,
 ) -> Dataset:
-    """Name these pairs as one data set; the same pairs again are the same data set."""
+    """Name these pairs as one data set; the same pairs again, in any order, are the same one."""
+    ordered = sorted(pairs, key=lambda p: (p.prompt_hash, p.chosen.text, p.rejected.text, p.id))
     dataset = Dataset(
-        pair_ids=tuple(p.id for p in pairs), source=source, skipped=dict(skipped or {})
+        pair_ids=tuple(p.id for p in ordered), source=source, skipped=dict(skipped or {})
     )
     store.add(dataset)
     return dataset

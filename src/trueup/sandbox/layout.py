@@ -102,8 +102,13 @@ def _shared_libraries() -> Visible:
 
 def _package_folders(folders: list[str]) -> list[str]:
     """Folders of installed packages inside those folders, which may be a python3.x itself."""
-    found = {path for folder in folders for middle in ("", "python3*/")
-             for path in glob.glob(f"{folder}/{middle}*-packages") if not os.path.islink(path)}
+    found = {
+        path
+        for folder in folders
+        for middle in ("", "python3*/")
+        for path in glob.glob(f"{folder}/{middle}*-packages")
+        if not os.path.islink(path)
+    }
     return sorted(found)
 
 

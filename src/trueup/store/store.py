@@ -56,6 +56,12 @@ class Store:
             migrate(self._engine)
         self._reader = self._engine.execution_options(read_only=True)
 
+    @contextmanager
+    def _reading(self) -> Iterator[Any]:
+        """A connection that does not queue with the writers."""
+        with storage_errors(self.folder, "read"), self._reader.connect() as connection:
+            yield connection.execution_options(stream_results=True)
+
     def close(self) -> None:
         """Give back the connections. The store can be opened again at once."""
         self._engine.dispose()
@@ -119,7 +125,7 @@ class Store:
     def get_all(self, kind: type[R], ids: Iterable[str]) -> list[R]:
         """The records with these ids that exist, in the order asked for."""
         wanted, found, table = list(ids), {}, TABLES[kind]
-        with self._reader.connect() as connection:
+        with self._reading() as connection:
             for at in range(0, len(wanted), IN_CLAUSE):
                 part = wanted[at : at + IN_CLAUSE]
                 for row in connection.execute(select(table).where(table.c.id.in_(part))):
@@ -136,7 +142,7 @@ class Store:
         query = select(table).order_by(table.c.seq)
         for name, value in equals.items():
             query = query.where(table.c[name] == value)
-        with self._reader.connect().execution_options(stream_results=True) as connection:
+        with self._reading() as connection:
             for row in connection.execute(query):
                 yield _record(kind, row)
 
@@ -146,7 +152,7 @@ class Store:
         query = select(table).order_by(table.c.seq.desc()).limit(1)
         for name, value in equals.items():
             query = query.where(table.c[name] == value)
-        with self._reader.connect() as connection:
+        with self._reading() as connection:
             row = connection.execute(query).first()
         return _record(kind, row) if row else None
 
@@ -158,12 +164,12 @@ class Store:
         query = select(func.count()).select_from(table)
         for name, value in equals.items():
             query = query.where(table.c[name] == value)
-        with self._reader.connect() as connection:
+        with self._reading() as connection:
             return connection.execute(query).scalar_one()
 
     def champion(self) -> Release | None:
         """The release that serves, or None before the first."""
-        with self._reader.connect() as connection:
+        with self._reading() as connection:
             row = connection.execute(select(ALIASES).where(ALIASES.c.name == CHAMPION)).first()
         return self.get(Release, row.release_id) if row else None
 
@@ -181,11 +187,11 @@ class Store:
         """Ids of all parents of records of a kind: the labels that gave pairs, and the like."""
         child, table = TABLES[kind], EDGES
         query = select(table.c.parent).join(child, child.c.id == table.c.child).distinct()
-        with self._reader.connect() as connection:
+        with self._reading() as connection:
             return set(connection.execute(query).scalars())
 
     def _linked(self, wanted: Any, condition: Any) -> list[Record]:
-        with self._reader.connect() as connection:
+        with self._reading() as connection:
             ids = list(connection.execute(select(wanted).where(condition)).scalars())
         found: list[Record] = []
         for one in sorted(ids):
@@ -202,8 +208,10 @@ class Store:
         Raises:
             ProjectBusy: another process holds it; the message names the process.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / "turn.lock", "a+") as lock:
+        with storage_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = open(self.folder / "turn.lock", "a+")  # noqa: SIM115  closed by the next line
+        with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -260,7 +268,7 @@ def _engine(url: str) -> Engine:
 
 
 @contextmanager
-def storage_errors(folder: Path) -> Iterator[None]:
+def storage_errors(folder: Path, doing: str = "written") -> Iterator[None]:
     """Turn the database's and the disk's complaints into one error a person can act on."""
     try:
         yield
@@ -273,10 +281,15 @@ def storage_errors(folder: Path) -> Iterator[None]:
             raise
         reason = str(getattr(error, "orig", error))
         hint = "free some space" if "full" in reason or "No space" in reason else "check the folder"
+        if doing == "read":
+            hint = "check the disk, restore the folder from a backup"
         raise StorageError(
-            f"The store in {folder} could not be written; what was written before is safe",
+            f"The store in {folder} could not be {doing}"
+            + ("; what was written before is safe" if doing == "written" else ""),
             got=reason,
-            expected="a writable folder with free space",
+            expected="a writable folder with free space"
+            if doing == "written"
+            else "a whole, readable store",
             next=f"{hint} and run it again",
         ) from error
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from trueup.models.backbone import Backbone
-from trueup.models.logprobs import HEAD_CHUNK, Branches, completion_logprobs
+from trueup.models.head import HEAD_CHUNK
+from trueup.models.logprobs import Branches, completion_logprobs
 from trueup.models.tiny import save_tiny
 
 TOLERANCE = {"atol": 1e-5, "rtol": 0.0}

@@ -1,106 +1,63 @@
-"""Log-probs of completions, each prompt run once.
-
-A row is one prompt followed by its branches (two for a pair, N for a group): every branch sees
-the prompt and itself, and its positions go on from the prompt's. The output head runs on
-completion positions only, in chunks that are recomputed in the backward pass, so logits of a
-whole batch never exist.
-"""
+"""Log-probs of completions: the one kernel behind training, reference, guards and scoring."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-__all__ = ["Branches", "completion_logprobs"]
+from trueup.models.head import token_scores
+from trueup.models.shared_prompt import Branches, Path, branch_hidden
 
-HEAD_CHUNK = 256  # completion tokens whose logits exist at once: 50 MB with a 50k vocabulary
-
-
-class Branches(NamedTuple):
-    """One prompt and the completions that follow it, as token ids."""
-
-    prompt_ids: Sequence[int]
-    completions: Sequence[Sequence[int]]
+__all__ = ["Branches", "completion_collisions", "completion_logprobs", "end_hidden"]
 
 
-def completion_logprobs(model: Any, rows: Sequence[Branches]) -> list[list[Tensor]]:
+def completion_logprobs(
+    model: Any, rows: Sequence[Branches], *, path: Path | None = None
+) -> list[list[Tensor]]:
     """log p(token | prompt, tokens before it) of every completion token, in nats.
 
     Equal to running each prompt + completion as a row of its own, to 1e-5 in fp32, gradients
-    included (tested); the prompt is computed once for all its branches.
+    included (tested on four architectures); the prompt is computed once for all its branches.
+
+    Args:
+        path: `tree` or `cache`, see `shared_prompt`; by default the cheaper one.
 
     Returns:
         For each row and each of its branches a tensor of shape (tokens of that branch,).
     """
-    ids_BT, positions_BT, mask_B1TT, targets, sources = _lay_out(rows)
-    device = model.device
-    hidden_BTD = _decoder(model)(
-        input_ids=ids_BT.to(device),
-        position_ids=positions_BT.to(device),
-        attention_mask=mask_B1TT.to(device),
-        use_cache=False,
-    ).last_hidden_state
-    flat_ND = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])[sources.to(device)]
-    logprobs = _head_logprobs(model.get_output_embeddings(), flat_ND, targets.to(device))
-    pieces = iter(logprobs.split([len(c) for row in rows for c in row.completions]))
-    return [[next(pieces) for _ in row.completions] for row in rows]
+    hidden_ND, targets_N = _to_score(model, rows, path)
+    return _apart(token_scores(model, hidden_ND, targets_N).logprobs, rows)
 
 
-def _decoder(model: Any) -> Any:
-    """The network without its head; peft's wrapper is looked through, its layers stay."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return inner.get_decoder()
+def completion_collisions(
+    model: Any, rows: Sequence[Branches], *, path: Path | None = None
+) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
+    """As `completion_logprobs`, and with it log sum_v p(v)^2 at every token, detached: the
+    log-prob a sample of the model's own would have on average. WPO weighs pairs with it."""
+    hidden_ND, targets_N = _to_score(model, rows, path)
+    scores = token_scores(model, hidden_ND, targets_N, with_collisions=True)
+    assert scores.collisions is not None
+    return _apart(scores.logprobs, rows), _apart(scores.collisions, rows)
 
 
-def _lay_out(rows: Sequence[Branches]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Token ids, positions, who may see whom, and where each completion token is predicted.
+def end_hidden(model: Any, rows: Sequence[Branches], *, path: Path | None = None) -> Tensor:
+    """The last layer's state on each branch's last token, where a reward head stands.
 
     Returns:
-        ids (B, T), positions (B, T), mask (B, 1, T, T) with True for "may see", targets (N,)
-        and sources (N,): the flat index into B*T whose hidden state predicts the target.
+        Shape (branches of all rows, hidden size).
     """
-    lengths = [len(r.prompt_ids) + sum(map(len, r.completions)) for r in rows]
-    width = max(lengths)
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    positions = torch.zeros(len(rows), width, dtype=torch.long)
-    # a padded query must see something or softmax is NaN: it sees itself
-    mask = torch.eye(width, dtype=torch.bool).repeat(len(rows), 1, 1)
-    targets: list[int] = []
-    sources: list[int] = []
-    for b, row in enumerate(rows):
-        prompt = len(row.prompt_ids)
-        ids[b, :prompt] = torch.as_tensor(row.prompt_ids)
-        positions[b, :prompt] = torch.arange(prompt)
-        mask[b, :prompt, :prompt] = torch.ones(prompt, prompt, dtype=torch.bool).tril()
-        start = prompt
-        for completion in row.completions:
-            size, end = len(completion), start + len(completion)
-            ids[b, start:end] = torch.as_tensor(completion)
-            positions[b, start:end] = torch.arange(prompt, prompt + size)
-            mask[b, start:end, :prompt] = True
-            mask[b, start:end, start:end] = torch.ones(size, size, dtype=torch.bool).tril()
-            targets.extend(completion)
-            # the prompt's last token predicts every branch's first
-            before = (prompt - 1, *range(start, end - 1))[:size]
-            sources.extend(b * width + at for at in before)
-            start = end
-    return ids, positions, mask[:, None], torch.tensor(targets), torch.tensor(sources)
+    hidden_ND = branch_hidden(model, rows, with_last=True, path=path)
+    sizes = torch.tensor([len(c) + 1 for row in rows for c in row.completions])
+    return hidden_ND[(sizes.cumsum(0) - 1).to(hidden_ND.device)]
 
 
-def _head_logprobs(head: torch.nn.Module, hidden_ND: Tensor, targets: Tensor) -> Tensor:
-    """Log-prob of each target under the head, shape (N,), in chunks of HEAD_CHUNK."""
+def _to_score(model: Any, rows: Sequence[Branches], path: Path | None) -> tuple[Tensor, Tensor]:
+    hidden_ND = branch_hidden(model, rows, path=path)
+    targets = [token for row in rows for completion in row.completions for token in completion]
+    return hidden_ND, torch.tensor(targets, dtype=torch.long, device=hidden_ND.device)
 
-    def chunk(hidden: Tensor, target: Tensor) -> Tensor:
-        return -F.cross_entropy(head(hidden).float(), target, reduction="none")
 
-    parts = []
-    for at in range(0, len(targets), HEAD_CHUNK):
-        piece = hidden_ND[at : at + HEAD_CHUNK], targets[at : at + HEAD_CHUNK]
-        needs_grad = torch.is_grad_enabled() and hidden_ND.requires_grad
-        parts.append(
-            checkpoint(chunk, *piece, use_reentrant=False) if needs_grad else chunk(*piece)
-        )
-    return torch.cat(parts)
+def _apart(flat_N: Tensor, rows: Sequence[Branches]) -> list[list[Tensor]]:
+    pieces = iter(flat_N.split([len(c) for row in rows for c in row.completions]))
+    return [[next(pieces) for _ in row.completions] for row in rows]

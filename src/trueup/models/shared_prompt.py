@@ -1,0 +1,196 @@
+"""Hidden states of completions, each prompt run once: two exact ways to the same numbers.
+
+A row is a prompt with its branches: two for a pair, N for a group. In the *tree* they stand in one
+sequence, and a mask lets every branch see the prompt and itself:
+
+    prompt ─┬─ chosen          p p p c c c r r
+            └─ rejected        every c sees p and earlier c; every r sees p and earlier r
+
+In the *cache* the prompt runs first and its keys and values, still differentiable, are repeated
+for its branches. The tree is one pass over fewer, longer rows; its mask costs the square of the
+whole length, so long completions go through the cache. A branch's last token predicts nothing and
+is not run, unless a reward wants to stand on it.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["Branches", "Path", "branch_hidden", "cheaper_path", "decoder"]
+
+Path = Literal["tree", "cache"]
+
+TREE_FAMILIES = frozenset(
+    ("gemma", "gpt2", "gpt_neox", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3")
+)
+"""Model types whose positions come from `position_ids` and whose attention takes a 4-D mask."""
+
+MASKED_ATTENTION = 4.0  # measured: masked attention takes this many times its operations' share
+SECOND_PASS = 1.15  # measured: what splitting one pass into prompt and branches costs
+
+
+class Branches(NamedTuple):
+    """One prompt and the completions that follow it, as token ids."""
+
+    prompt_ids: Sequence[int]
+    completions: Sequence[Sequence[int]]
+
+
+def branch_hidden(
+    model: Any, rows: Sequence[Branches], *, with_last: bool = False, path: Path | None = None
+) -> Tensor:
+    """The last layer's states that predict each completion token, branch after branch.
+
+    Args:
+        model: a transformers causal model, peft's wrapper or not.
+        with_last: also the state on each branch's last token, which predicts nothing.
+        path: by default the cheaper one of those the architecture allows.
+
+    Returns:
+        Shape (N, hidden size): for each row and branch one state a token, the first of them on
+        the prompt's last token; one more a branch with `with_last`.
+    """
+    chosen = path or cheaper_path(model, rows)
+    run = _through_tree if chosen == "tree" else _through_cache
+    return run(model, rows, with_last)
+
+
+def cheaper_path(model: Any, rows: Sequence[Branches]) -> Path:
+    """The path with fewer operations; the cache where the tree's mask would not be honoured."""
+    config = model.config
+    if not _takes_tree(config) or any(not row.prompt_ids for row in rows):
+        return "cache"
+    if _checkpoints(model):
+        return "tree"  # a recomputed layer has no cache
+    prompts = [len(row.prompt_ids) for row in rows]
+    branches = [len(c) for row in rows for c in row.completions]
+    trees = [p + sum(map(len, row.completions)) for p, row in zip(prompts, rows, strict=True)]
+    width, prompt, branch = max(trees), max(prompts), max(branches, default=0)
+    # per token 2 operations a weight; per query and key 4 a channel
+    hidden, depth = config.hidden_size, config.num_hidden_layers
+    inner = getattr(config, "intermediate_size", None) or 4 * hidden
+    token = 2.0 * depth * (4 * hidden**2 + 3 * hidden * inner)
+    look = 4.0 * depth * hidden * MASKED_ATTENTION
+    tree = len(rows) * (width * token + width**2 * look)
+    cache = len(rows) * (prompt * token + prompt**2 * look)
+    cache += len(branches) * (branch * token + branch * (prompt + branch) * look)
+    return "tree" if tree <= SECOND_PASS * cache else "cache"
+
+
+def decoder(model: Any) -> Any:
+    """The network without its head; peft's wrapper is looked through, its layers stay."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return inner.get_decoder()
+
+
+def _takes_tree(config: Any) -> bool:
+    slides = getattr(config, "sliding_window", None) is not None
+    slides = slides and getattr(config, "use_sliding_window", True)
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    return config.model_type in TREE_FAMILIES and not slides and kinds == {"full_attention"}
+
+
+def _checkpoints(model: Any) -> bool:
+    return torch.is_grad_enabled() and any(
+        getattr(m, "gradient_checkpointing", False) and m.training for m in model.modules()
+    )
+
+
+# --- tree ---------------------------------------------------------------------------------------
+
+
+def _through_tree(model: Any, rows: Sequence[Branches], with_last: bool) -> Tensor:
+    ids_BT, positions_BT, mask_B1TT, sources = _lay_out(rows, with_last)
+    device = model.device
+    hidden_BTD = decoder(model)(
+        input_ids=ids_BT.to(device),
+        position_ids=positions_BT.to(device),
+        attention_mask=mask_B1TT.to(device),
+        use_cache=False,
+    ).last_hidden_state
+    return hidden_BTD.reshape(-1, hidden_BTD.shape[-1])[sources.to(device)]
+
+
+def _lay_out(rows: Sequence[Branches], with_last: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Token ids and positions, both (B, T); who may see whom, (B, 1, T, T), True for "may see";
+    and the flat index into B*T of every state asked for."""
+    trees = [
+        [row.prompt_ids, *(_run_tokens(c, with_last) for c in row.completions)] for row in rows
+    ]
+    width = max(sum(map(len, tree)) for tree in trees)
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    positions = torch.zeros(len(rows), width, dtype=torch.long)
+    # a padded query must see something or softmax is NaN: it sees itself
+    mask = torch.eye(width, dtype=torch.bool).repeat(len(rows), 1, 1)
+    sources: list[int] = []
+    for b, (row, tree) in enumerate(zip(rows, trees, strict=True)):
+        prompt, start = len(row.prompt_ids), 0
+        for place, piece in enumerate(tree):
+            size, end = len(piece), start + len(piece)
+            first = prompt if place else 0
+            ids[b, start:end] = torch.as_tensor(piece)
+            positions[b, start:end] = torch.arange(first, first + size)
+            mask[b, start:end, :first] = True
+            mask[b, start:end, start:end] = torch.ones(size, size, dtype=torch.bool).tril()
+            if place and (with_last or len(row.completions[place - 1])):
+                # the prompt's last token predicts every branch's first
+                sources += [b * width + at for at in (prompt - 1, *range(start, end))]
+            start = end
+    return ids, positions, mask[:, None], torch.tensor(sources, dtype=torch.long)
+
+
+def _run_tokens(completion: Sequence[int], with_last: bool) -> Sequence[int]:
+    return completion if with_last else completion[:-1]
+
+
+# --- cache --------------------------------------------------------------------------------------
+
+
+def _through_cache(model: Any, rows: Sequence[Branches], with_last: bool) -> Tensor:
+    from transformers import DynamicCache
+
+    device, network = model.device, decoder(model)
+    prompt_BP, seen_BP = _padded([row.prompt_ids for row in rows], device)
+    cache = DynamicCache(config=model.config)
+    before_BPD = network(
+        input_ids=prompt_BP,
+        attention_mask=seen_BP,
+        position_ids=(seen_BP.cumsum(1) - 1).clamp(min=0),
+        past_key_values=cache,
+        use_cache=True,
+    ).last_hidden_state
+    of_row = torch.tensor([b for b, row in enumerate(rows) for _ in row.completions], device=device)
+    lengths = seen_BP.sum(1)[of_row]
+    last_ND = before_BPD[of_row, lengths - 1]
+    completions = [c for row in rows for c in row.completions]
+    branches = [_run_tokens(c, with_last) for c in completions]
+    if max(map(len, branches), default=0) == 0:
+        kept = [n for n, c in enumerate(completions) if with_last or len(c)]
+        return last_ND[kept]
+    branch_NC, real_NC = _padded(branches, device)
+    cache.batch_select_indices(of_row)
+    after_NCD = network(
+        input_ids=branch_NC,
+        attention_mask=torch.cat([seen_BP[of_row], real_NC], dim=1),
+        position_ids=(lengths[:, None] + real_NC.cumsum(1) - 1).clamp(min=0),
+        past_key_values=cache,
+        use_cache=True,
+    ).last_hidden_state
+    states = []
+    for n, branch in enumerate(branches):
+        if with_last or len(completions[n]):
+            states += [last_ND[n : n + 1], after_NCD[n, : len(branch)]]
+    return torch.cat(states)
+
+
+def _padded(rows: Sequence[Sequence[int]], device: Any) -> tuple[Tensor, Tensor]:
+    """Token ids and what is real of them, both (B, T), padded on the right."""
+    width = max(map(len, rows))
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    real = torch.zeros(len(rows), width, dtype=torch.long)
+    for b, row in enumerate(rows):
+        ids[b, : len(row)] = torch.as_tensor(row, dtype=torch.long)
+        real[b, : len(row)] = 1
+    return ids.to(device), real.to(device)

@@ -1,0 +1,183 @@
+"""Both paths give what separate rows give, on four architectures, values and gradients alike.
+
+The oracle is transformers' ordinary forward pass, one prompt and completion at a time, in eager
+attention, with no padding and a full softmax.
+"""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import (
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    PretrainedConfig,
+    Qwen2Config,
+    set_seed,
+)
+from transformers.models.auto.modeling_auto import AutoModelForCausalLM
+
+from trueup.models import shared_prompt
+from trueup.models.checkpointing import checkpointed
+from trueup.models.kv_cache import ATTENTION
+from trueup.models.logprobs import Branches, completion_collisions, completion_logprobs, end_hidden
+from trueup.models.shared_prompt import cheaper_path
+
+SIZES = {"vocab_size": 97, "max_position_embeddings": 256}
+LAYERS = {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+}  # fmt: skip
+CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
+    "llama": lambda: LlamaConfig(**SIZES, **LAYERS, num_key_value_heads=2),
+    "qwen2": lambda: Qwen2Config(**SIZES, **LAYERS, num_key_value_heads=2),
+    "gpt2": lambda: GPT2Config(vocab_size=97, n_positions=256, n_embd=32, n_layer=2, n_head=4),
+    "gpt_neox": lambda: GPTNeoXConfig(**SIZES, **LAYERS),
+}
+TOLERANCE = {"atol": 1e-5, "rtol": 0.0}
+
+
+def make(family: str, attention: str) -> torch.nn.Module:
+    set_seed(3)
+    model = AutoModelForCausalLM.from_config(CONFIGS[family](), attn_implementation=attention)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1 and "wpe" not in name:
+            torch.nn.init.normal_(parameter, std=0.15)  # the default is too flat to show an error
+    return model.eval()
+
+
+@pytest.fixture(params=CONFIGS)
+def family(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def model(family: str) -> torch.nn.Module:
+    return make(family, ATTENTION)
+
+
+@pytest.fixture
+def oracle(family: str) -> torch.nn.Module:
+    return make(family, "eager")
+
+
+def ids(size: int, seed: int) -> list[int]:
+    return torch.randint(0, 97, (size,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+ROWS = [
+    Branches(ids(11, 1), [ids(5, 2), ids(9, 3)]),
+    Branches(ids(1, 4), [ids(1, 5), ids(1, 6), ids(17, 7)]),
+    Branches(ids(30, 8), [ids(3, 9)]),
+    Branches(ids(6, 10), [ids(4, 11)] * 2),
+]
+BRANCHES = [(list(r.prompt_ids), list(c)) for r in ROWS for c in r.completions]
+
+
+def separate(model: torch.nn.Module, prompt: list[int], completion: list[int]) -> Tensor:
+    logprobs = torch.log_softmax(model(torch.tensor([[*prompt, *completion]])).logits[0], dim=-1)
+    return torch.stack([logprobs[len(prompt) - 1 + i, t] for i, t in enumerate(completion)])
+
+
+def gradients(model: torch.nn.Module, loss: Tensor) -> dict[str, Tensor]:
+    model.zero_grad()
+    loss.backward()
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def uneven(flat: Tensor) -> Tensor:
+    """A loss that weighs every token differently, so that no error can cancel."""
+    return (flat * torch.linspace(-1, 1, len(flat))).sum()
+
+
+@pytest.mark.parametrize("path", ["tree", "cache"])
+def test_both_paths_give_the_values_and_gradients_of_separate_rows(
+    model: torch.nn.Module, oracle: torch.nn.Module, path: shared_prompt.Path
+) -> None:
+    shared = torch.cat([b for row in completion_logprobs(model, ROWS, path=path) for b in row])
+    slow = torch.cat([separate(oracle, *branch) for branch in BRANCHES])
+    assert float(slow.detach().std()) > 0.5
+    assert torch.allclose(shared, slow, **TOLERANCE)
+    ours, theirs = gradients(model, uneven(shared)), gradients(oracle, uneven(slow))
+    assert ours.keys() == theirs.keys() and len(ours) > 10
+    for name, gradient in theirs.items():
+        assert torch.allclose(ours[name], gradient, atol=1e-4, rtol=1e-4), name
+
+
+@pytest.mark.parametrize("path", ["tree", "cache"])
+def test_a_frozen_head_gives_the_rest_the_same_gradient(
+    model: torch.nn.Module, oracle: torch.nn.Module, path: shared_prompt.Path
+) -> None:
+    """Its gradient is taken in the forward pass, another piece of code than a learning head's."""
+    for one in (model, oracle):
+        one.get_output_embeddings().requires_grad_(False)
+    shared = torch.cat([b for row in completion_logprobs(model, ROWS, path=path) for b in row])
+    slow = torch.cat([separate(oracle, *branch) for branch in BRANCHES])
+    ours, theirs = gradients(model, uneven(shared)), gradients(oracle, uneven(slow))
+    assert ours.keys() == theirs.keys()
+    for name, gradient in theirs.items():
+        assert torch.allclose(ours[name], gradient, atol=1e-4, rtol=1e-4), name
+
+
+def test_checkpointing_changes_nothing_but_memory(model: torch.nn.Module) -> None:
+    plain = torch.cat([b for row in completion_logprobs(model, ROWS, path="tree") for b in row])
+    before = gradients(model, uneven(plain))
+    calls = []
+    hook = next(m for m in model.modules() if "MLP" in type(m).__name__).register_forward_pre_hook(
+        lambda *_: calls.append(1)
+    )
+    with checkpointed(model):
+        assert cheaper_path(model, ROWS) == "tree"
+        again = torch.cat([b for row in completion_logprobs(model, ROWS) for b in row])
+        after = gradients(model, uneven(again))
+    hook.remove()
+    assert len(calls) == 2, "the layer ran a second time in the backward pass"
+    assert torch.equal(plain, again)
+    for name, gradient in before.items():
+        assert torch.allclose(after[name], gradient, atol=1e-6), name
+    assert not any(m.training for m in model.modules())
+
+
+@pytest.mark.parametrize("path", ["tree", "cache"])
+def test_collisions_are_the_log_of_the_sum_of_squares(
+    model: torch.nn.Module, oracle: torch.nn.Module, path: shared_prompt.Path
+) -> None:
+    logprobs, collisions = completion_collisions(model, ROWS, path=path)
+    assert torch.equal(logprobs[0][0], completion_logprobs(model, ROWS, path=path)[0][0])
+    prompt, completion = BRANCHES[0]
+    probs = torch.softmax(oracle(torch.tensor([[*prompt, *completion]])).logits[0], dim=-1)
+    expected = (probs**2).sum(-1).log()[len(prompt) - 1 : -1]
+    assert torch.allclose(collisions[0][0], expected, **TOLERANCE)
+    assert not collisions[0][0].requires_grad
+
+
+@pytest.mark.parametrize("path", ["tree", "cache"])
+def test_the_state_on_the_last_token_is_a_separate_rows_last_state(
+    model: torch.nn.Module, oracle: torch.nn.Module, path: shared_prompt.Path
+) -> None:
+    found = end_hidden(model, ROWS, path=path)
+    assert found.shape == (len(BRANCHES), 32)
+    network = shared_prompt.decoder(oracle)
+    for state, (prompt, completion) in zip(found, BRANCHES, strict=True):
+        alone = network(torch.tensor([[*prompt, *completion]])).last_hidden_state[0, -1]
+        assert torch.allclose(state, alone, **TOLERANCE)
+
+
+def test_long_completions_go_through_the_cache_and_long_prompts_through_the_tree() -> None:
+    model = make("llama", ATTENTION)
+    model.config.hidden_size = 576
+    model.config.intermediate_size = 1536
+    assert cheaper_path(model, [Branches(ids(192, 1), [ids(64, 2), ids(64, 3)])]) == "tree"
+    assert cheaper_path(model, [Branches(ids(64, 1), [ids(192, 2), ids(192, 3)])]) == "cache"
+
+
+def test_an_architecture_that_may_not_honour_the_mask_goes_through_the_cache() -> None:
+    model = make("llama", ATTENTION)
+    rows = [Branches(ids(192, 1), [ids(6, 2)])]
+    assert cheaper_path(model, rows) == "tree"
+    for said in ({"sliding_window": 64}, {"model_type": "unheard_of"}):
+        other = make("llama", ATTENTION)
+        for name, value in said.items():
+            setattr(other.config, name, value)
+        assert cheaper_path(other, rows) == "cache"

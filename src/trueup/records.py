@@ -99,6 +99,8 @@ class Completion(Value):
     finish_reason: Literal["stop", "length", "unknown"] = "unknown"
     weights: str | None = None
     """Hash of the weights that wrote it; None for people and files."""
+    after: str | None = None
+    """Digest of the prompt's token ids it was drawn after: template, tokenizer and all."""
     sampling: Sampling | None = None
 
 

@@ -221,19 +221,22 @@ class Backbone:
             for batch in _batches(encoded, num_samples):
                 requests = [SampleRequest(encoded[i], seeded[i], num_samples) for i in batch]
                 for i, drawn in zip(batch, sample(model, requests, eos_ids=ends), strict=True):
-                    done[i] = [self.completion(d, weights, sampling) for d in drawn]
+                    done[i] = [self.completion(d, encoded[i], weights, sampling) for d in drawn]
                 if on_progress:
                     on_progress(len(batch))
         return [done[i] for i in range(len(prompts))]
 
-    def completion(self, drawn: Any, weights: str, sampling: Sampling) -> Completion:
-        """A drawn sequence of tokens as a record's part."""
+    def completion(
+        self, drawn: Any, prompt_ids: Sequence[int], weights: str, sampling: Sampling
+    ) -> Completion:
+        """A sequence of tokens drawn after these prompt tokens, as a record's part."""
         return Completion(
             text=chat.decode(self.tokenizer, drawn.token_ids),
             token_ids=tuple(drawn.token_ids),
             logprobs=tuple(drawn.logprobs),
             finish_reason=drawn.finish_reason,
             weights=weights,
+            after=chat.digest(prompt_ids),
             sampling=sampling,
         )
 

@@ -11,6 +11,7 @@ reach the model as such: nobody ends a turn, or begins the system's, from inside
 import hashlib
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from trueup.errors import ModelError
@@ -19,12 +20,17 @@ from trueup.records import Completion, Messages
 Tokenizer = Any
 """A transformers tokenizer; its own annotations promise less than it delivers."""
 
-__all__ = ["completion_ids", "decode", "eos_ids", "prompt_ids", "template_hash"]
+__all__ = ["completion_ids", "decode", "digest", "eos_ids", "prompt_ids", "template_hash"]
 
 
 def template_hash(tokenizer: Tokenizer) -> str:
     """Identity of the chat template: `template_` and 12 hex digits."""
     return "template_" + hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()[:12]
+
+
+def digest(token_ids: Sequence[int]) -> str:
+    """Identity of a sequence of tokens: 20 hex digits."""
+    return hashlib.sha256(",".join(map(str, token_ids)).encode()).hexdigest()[:20]
 
 
 def prompt_ids(tokenizer: Tokenizer, prompt: Messages) -> list[int]:
@@ -34,15 +40,18 @@ def prompt_ids(tokenizer: Tokenizer, prompt: Messages) -> list[int]:
         ModelError: the template refuses this conversation.
     """
     markers = _markers(tokenizer)
-    typed = [mark for m in prompt for mark in markers.findall(m.content)]
-    messages = [{"role": m.role, "content": markers.sub(_HELD, m.content)} for m in prompt]
+    gap = _unused(prompt)
+    messages = [
+        {
+            "role": markers.sub(rf"\g<0>{gap}", m.role),
+            "content": markers.sub(rf"\g<0>{gap}", m.content),
+        }
+        for m in prompt
+    ]
     try:
-        if typed:
-            rendered = tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=False
-            )
-            return _with_typed(tokenizer, rendered, typed)
-        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        rendered = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=False
+        )
     except Exception as error:  # templates are programs and raise what they like
         raise ModelError(
             "The chat template refused a conversation",
@@ -50,33 +59,35 @@ def prompt_ids(tokenizer: Tokenizer, prompt: Messages) -> list[int]:
             expected="roles the template knows",
             next="mend the messages, or skip this record",
         ) from error
-    return list(ids)
-
-
-_HELD = "\ue0f0"
-"""Stands for a typed marker while the template renders; a private character nobody types."""
+    return _joined(tokenizer, rendered.split(gap))
 
 
 def _markers(tokenizer: Tokenizer) -> re.Pattern[str]:
-    """What this tokenizer would read as a special token, wherever it stands in a text."""
+    """The first character of whatever this tokenizer would read as a special token. Behind each a
+    text is broken, and its pieces hold no marker."""
     added = [str(one) for one in tokenizer.added_tokens_decoder.values() if one.special]
-    known = sorted({*added, *map(str, tokenizer.all_special_tokens)}, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, [*known, _HELD])))
+    known = sorted({*added, *map(str, tokenizer.all_special_tokens)})
+    return re.compile(f"(?={'|'.join(map(re.escape, known))}).", re.DOTALL)
 
 
-def _with_typed(tokenizer: Tokenizer, rendered: str, typed: Sequence[str]) -> list[int]:
-    """Tokens of a rendered conversation whose typed markers are ordinary text again."""
-    first, *others = rendered.split(_HELD)
-    ids = list(tokenizer(first, add_special_tokens=False)["input_ids"])
-    for mark, piece in zip(typed, others, strict=True):
-        ids += _plain_ids(tokenizer, mark)
-        ids += tokenizer(piece, add_special_tokens=False)["input_ids"]
-    return ids
+def _unused(prompt: Messages) -> str:
+    """A private character that stands in no message: the gap in a typed marker while the template
+    renders."""
+    said = {char for m in prompt for char in (*m.role, *m.content)}
+    return next(chr(code) for code in range(0xE000, 0xF900) if chr(code) not in said)
+
+
+def _joined(tokenizer: Tokenizer, pieces: Sequence[str]) -> list[int]:
+    """Tokens of a text in pieces, each encoded on its own. The tokenizer's switch for this,
+    `split_special_tokens`, is shared by all threads."""
+    encoded = (tokenizer(piece, add_special_tokens=False)["input_ids"] for piece in pieces)
+    return [token for ids in encoded for token in ids]
 
 
 def _plain_ids(tokenizer: Tokenizer, text: str) -> list[int]:
     """Tokens of a text in which nothing is a marker."""
-    return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+    ends = [match.end() for match in _markers(tokenizer).finditer(text)]
+    return _joined(tokenizer, [text[at:to] for at, to in pairwise([0, *ends, len(text)])])
 
 
 def eos_ids(tokenizer: Tokenizer) -> frozenset[int]:

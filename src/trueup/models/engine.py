@@ -278,7 +278,10 @@ class Engine:
         def on_done(place: int, sample_idx: int, drawn: Drawn) -> None:
             pending = batch[place]
             pending._end(
-                sample_idx, self._backbone.completion(drawn, served.weights, pending.sampling)
+                sample_idx,
+                self._backbone.completion(
+                    drawn, pending.prompt_ids, served.weights, pending.sampling
+                ),
             )
 
         requests = [SampleRequest(p.prompt_ids, p.sampling, p.num_samples) for p in batch]

@@ -73,8 +73,8 @@ def _markers(tokenizer: Tokenizer) -> re.Pattern[str]:
 def _unused(prompt: Messages) -> str:
     """A private character that stands in no message: the gap in a typed marker while the template
     renders."""
-    said = {char for m in prompt for char in (*m.role, *m.content)}
-    return next(chr(code) for code in range(0xE000, 0xF900) if chr(code) not in said)
+    said = "".join(m.role + m.content for m in prompt)
+    return next(char for char in map(chr, range(0xE000, 0xF900)) if char not in said)
 
 
 def _joined(tokenizer: Tokenizer, pieces: Sequence[str]) -> list[int]:

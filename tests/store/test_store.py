@@ -5,6 +5,7 @@ a namespace of their own. A batch is made to fail half-way by a trigger in the d
 """
 
 import os
+import random
 import shutil
 import signal
 import sqlite3
@@ -583,6 +584,130 @@ def test_a_file_that_is_no_database_is_a_storage_error_and_is_left_alone(tmp_pat
     with pytest.raises(StorageError, match="not a database"):
         Store(tmp_path)
     assert (tmp_path / "store.sqlite").read_bytes() == b"not a database" * 100
+
+
+NO_TURN = """
+store = Store(Path(sys.argv[1]) / "store")
+store.add(interaction("before"))
+try:
+    (Path(sys.argv[1]) / "ballast").write_bytes(b"x" * 5_000_000)
+except OSError:
+    pass
+try:
+    with store.exclusive():
+        print("no error")
+except StorageError as error:
+    print(error)
+(Path(sys.argv[1]) / "ballast").unlink()
+with store.exclusive():
+    print(store.count(Interaction))
+"""
+
+
+def test_a_turn_on_a_full_disk_is_a_storage_error_and_the_next_one_is_free(tmp_path: Path) -> None:
+    code = "from pathlib import Path" + NO_TURN
+    disk = f"mount -t tmpfs -o size=1m tmpfs '{tmp_path}'"
+    done = in_own_mounts(f"{disk}; {shell(python(code, tmp_path))}")
+    assert done.returncode == 0, done.stderr
+    message, kept = done.stdout.splitlines()
+    assert "No space left" in message and "Next: free some space" in message
+    assert kept == "1"
+
+
+def test_a_turn_in_a_folder_that_became_a_file_is_a_storage_error(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    store.close()
+    shutil.rmtree(tmp_path / "store")
+    (tmp_path / "store").write_text("not a folder")
+    with pytest.raises(StorageError, match="could not be written"), store.exclusive():
+        pass
+    assert (tmp_path / "store").read_text() == "not a folder"
+
+
+def test_a_turn_whose_lock_cannot_be_opened_is_a_storage_error(store: Store) -> None:
+    (store.folder / "turn.lock").mkdir()
+    with pytest.raises(StorageError, match=r"could not be written.*turn\.lock"), store.exclusive():
+        pass
+
+
+# --- damaged files --------------------------------------------------------------------------------
+
+PAGE = 4096
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Path:
+    """The file of a store with records over many pages, closed."""
+    store = Store(tmp_path / "whole")
+    records = [interaction(str(n), size=900) for n in range(200)]
+    flags = [Flag(interaction_id=r.id, flagger="f", score=0.5, raised=True) for r in records]
+    store.add_all([*records, *flags])
+    store.release(Release(action="first", weights="weights_0"))
+    store.close()
+    assert [f.name for f in store.folder.iterdir()] == ["store.sqlite"]
+    return store.folder / "store.sqlite"
+
+
+@pytest.mark.parametrize("junk", [b"\0", b"\xff", b"junk"], ids=["zeros", "ones", "text"])
+def test_reading_over_damaged_pages_is_a_storage_error_that_names_the_folder(
+    whole: Path, junk: bytes
+) -> None:
+    content = bytearray(whole.read_bytes())
+    middle = len(content) // PAGE // 2 * PAGE
+    size = 20 * PAGE
+    content[middle : middle + size] = (junk * size)[:size]
+    whole.write_bytes(content)
+    store = Store(whole.parent)
+    with pytest.raises(StorageError, match="could not be read") as caught:
+        store.all(Interaction)
+    assert str(whole.parent) in str(caught.value)
+    assert "restore the folder from a backup" in caught.value.next
+    store.close()
+
+
+def test_a_damaged_schema_is_a_storage_error_even_where_its_text_is_no_text(whole: Path) -> None:
+    """SQLite quotes the damage in its complaint, and the complaint is then no UTF-8 either."""
+    content = whole.read_bytes()
+    assert content.count(b"CREATE TABLE flag") == 1
+    whole.write_bytes(content.replace(b"CREATE TABLE flag", b"CREATE T\xb1BLE flag"))
+    with pytest.raises(StorageError):
+        Store(whole.parent)
+
+
+def test_a_file_cut_short_is_a_storage_error(whole: Path) -> None:
+    content = whole.read_bytes()
+    whole.write_bytes(content[: len(content) // 2])
+    with pytest.raises(StorageError):
+        Store(whole.parent).all(Interaction)
+
+
+def test_whatever_bytes_are_damaged_no_error_comes_out_raw(whole: Path) -> None:
+    content, problems = whole.read_bytes(), 0
+    for seed in range(60):
+        damaged, chance = bytearray(content), random.Random(seed)
+        for _ in range(200):
+            damaged[chance.randrange(PAGE, len(damaged))] = chance.randrange(256)
+        whole.write_bytes(damaged)
+        try:
+            store = Store(whole.parent)
+        except StorageError:
+            problems += 1
+            continue
+        for ask in (
+            lambda s: s.all(Interaction),
+            lambda s: s.all(Flag, raised=True),
+            lambda s: s.last(Interaction),
+            lambda s: s.champion(),
+            lambda s: s.used(Flag),
+        ):
+            try:
+                ask(store)
+            except (StorageError, DataError):
+                problems += 1
+        store.close()
+        for beside in whole.parent.glob("store.sqlite-*"):
+            beside.unlink()
+    assert problems > 60
 
 
 # --- several writers, and kill -9 -----------------------------------------------------------------

@@ -11,7 +11,6 @@ was added is on disk when `add` returns.
 """
 
 import fcntl
-import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -207,25 +206,31 @@ class Store:
 
         Raises:
             ProjectBusy: another process holds it; the message names the process.
+            StorageError: the folder cannot be written.
         """
         with storage_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = open(self.folder / "turn.lock", "a+")  # noqa: SIM115  closed by the next line
+            # unbuffered: closing must not try again what the disk has refused
+            lock = open(self.folder / "turn.lock", "a+b", buffering=0)  # noqa: SIM115  closed below
         with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock.seek(0)
-                raise ProjectBusy(
-                    f"Another process is turning the loop in {self.folder}",
-                    got=f"process {lock.read().strip() or 'unknown'}",
-                    expected="one turn at a time",
-                    next="wait for it, or stop that process; nothing was changed",
-                ) from None
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
+            with storage_errors(self.folder):
+                self._take(lock)
             yield
+
+    def _take(self, lock: Any) -> None:
+        """Lock the file and write down whose it is."""
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise ProjectBusy(
+                f"Another process is turning the loop in {self.folder}",
+                got=f"process {lock.read().decode().strip() or 'unknown'}",
+                expected="one turn at a time",
+                next="wait for it, or stop that process; nothing was changed",
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()).encode())
 
     # --- inside -------------------------------------------------------------------------------
 
@@ -275,8 +280,9 @@ def storage_errors(folder: Path, doing: str = "written") -> Iterator[None]:
     except TrueupError:
         raise
     except Exception as error:
+        # UnicodeDecodeError: SQLite quotes damaged text when it complains of it
+        is_ours = isinstance(error, DatabaseError | OSError | UnicodeDecodeError)
         # safetensors has no import here; its errors are told by name
-        is_ours = isinstance(error, DatabaseError | OSError)
         if not is_ours and type(error).__name__ != "SafetensorError":
             raise
         reason = str(getattr(error, "orig", error))
@@ -310,7 +316,7 @@ def _record(kind: type[R], row: Any) -> R:
     except ValueError as error:
         raise DataError(
             f"The stored {kind.tag} '{row.id}' cannot be read",
-            got=json.dumps(row.body[:80]),
+            got=str(row.body)[:80],  # a damaged file may have lost it
             expected="a record of this version",
             next="restore the store from a backup",
         ) from error

@@ -182,6 +182,63 @@ def test_a_short_prompt_does_not_hold_out_every_prompt_it_stands_in() -> None:
     assert not HeldOut([asked("How long?")]).contains(asked("How long? And how wide is it?"))
 
 
+def grounded(question: str, context: str) -> str:
+    return f"Context: {context}\n\nQuestion: {question}"
+
+
+LAMP = "The lamp ships with one bulb. A full charge takes four hours, and it shines for nine."
+FEEDER = "The feeder opens at six. Its bowl holds two kilos, which a cat empties in twelve days."
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        grounded("How long does it last?", FEEDER),
+        grounded("HOW LONG, does it last", f"{LAMP} It has a dimmer, too."),
+        f"Use only this.\ncontext:\n{FEEDER}\nquestion: How long does it last?",
+        "How long does it last?",
+    ],
+    ids=["another", "longer", "other words", "none"],
+)
+def test_a_held_out_question_is_known_again_under_another_context(again: str) -> None:
+    held_out = HeldOut([asked(grounded("How long does it last?", LAMP))])
+    assert held_out.contains(asked(again))
+
+
+def test_a_question_held_out_without_a_context_is_known_again_under_one() -> None:
+    assert HeldOut([asked("How long does it last?")]).contains(
+        asked(grounded("How long does it last?", LAMP))
+    )
+
+
+@pytest.mark.parametrize("question", ["Is it free?", "How long?", "Is it really free?"])
+def test_a_question_too_short_to_identify_is_held_out_with_its_context_only(question: str) -> None:
+    held_out = HeldOut([asked(grounded(question, LAMP))])
+    assert held_out.contains(asked(grounded(question.upper(), LAMP)))
+    assert not held_out.contains(asked(grounded(question, FEEDER)))
+    assert not held_out.contains(asked(question))
+
+
+def test_another_question_under_a_held_out_context_is_not_held_out() -> None:
+    held_out = HeldOut([asked(grounded("How long does it last?", LAMP))])
+    assert not held_out.contains(asked(grounded("How many bulbs does it ship with?", LAMP)))
+    assert not held_out.contains(asked(LAMP))
+
+
+def test_a_label_and_a_pair_of_a_held_out_question_are_left_out(store: Store) -> None:
+    held_out = HeldOut([asked(grounded("How long does it last?", LAMP))])
+    store.add(
+        label(prompt=grounded("How long does it last?", FEEDER)),
+        label(prompt=grounded("Is it free?", FEEDER)),
+    )
+    assert run(store, PairConfig(), held_out) == {"held out": 1}
+    store.add(label(prompt="How long does it last?"))
+    run(store, PairConfig(), NOBODY)  # held out only since then
+    assert len(pairs(store)) == 3
+    kept = [pair.prompt[-1].content for pair in new_pairs(store, held_out)]
+    assert kept == [grounded("Is it free?", FEEDER)]
+
+
 # --- data sets ------------------------------------------------------------------------------------
 
 

@@ -191,6 +191,17 @@ def test_equal_texts_tie_without_a_question() -> None:
         assert counts(base_url)["num_requests"] == 2
 
 
+def test_a_comparison_asks_one_question_an_order_and_no_more() -> None:
+    with running(ScriptedJudge(accuracy=1)) as base_url:
+        judge = judge_at(base_url)
+        assert compare(judge, PROMPT, *texts(BEST, "")) == "win"
+        assert counts(base_url)["num_requests"] == 2
+        assert compare(judge, PROMPT, *texts("", BEST)) == "loss"
+        assert counts(base_url)["num_requests"] == 4
+        assert compare(judge, PROMPT, *texts(BEST, BEST)) == "tie"
+        assert counts(base_url)["num_requests"] == 4
+
+
 def test_a_repeated_question_gets_the_same_verdict_in_another_server_too() -> None:
     config = ScriptedJudge(accuracy=0.5, position_bias=0.2, seed=9)
     answers = texts(*(f"Nine days {i}." + " Bananas." * (i % 3) for i in range(6)))

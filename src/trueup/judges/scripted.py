@@ -65,6 +65,9 @@ class ScriptedJudge:
     """Where set, requests without this bearer token get a 401 that echoes theirs, as some do."""
     malformed_rate: float = 0.0
     """How often it answers in prose, without a verdict."""
+    speechless_about: str = ""
+    """It always answers in prose where this stands in the conversation, however often it is
+    asked."""
     error_rate: float = 0.0
     """How often it answers `error_status`."""
     error_status: int = 500
@@ -144,6 +147,9 @@ class _Mind:
 
     def misbehaves(self, question: Question) -> str:
         """`error`, `malformed`, or nothing; drawn anew each time the question comes back."""
+        topic = self.config.speechless_about
+        if topic and any(topic in m.content for m in question.prompt):
+            return "malformed"
         name = content_hash(_plain(question))
         self.times_asked[name] += 1
         if self._draw("error", question, self.times_asked[name]) < self.config.error_rate:

@@ -30,7 +30,8 @@ class LabelConfig(StageConfig):
     """Most prompts labelled in one call; the worst flags first."""
 
     max_skip_rate: float = Field(default=0.05, ge=0, le=1)
-    """Share of prompts whose verdict may stay unreadable; above it labelling stops."""
+    """Share of prompts whose verdict may stay unreadable; above it labelling stops. One always
+    may, unless this is 0."""
 
     seed: int = 0
     """Of the fresh samples."""

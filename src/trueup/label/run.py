@@ -45,7 +45,7 @@ def run(store: Store, config: LabelConfig, champion: StoredModel) -> list[Label]
             made = _label(batch, judge, _fresh(batch, champion, config), unreadable)
             store.add_all(made)
             labels += made
-            if len(unreadable) > max(1.0, config.max_skip_rate * (at + len(batch))):
+            if _too_many(unreadable, at + len(batch), config):
                 raise unreadable[-1]
             advance(len(batch))
     return labels
@@ -109,6 +109,11 @@ def _label(
             )
         )
     return labels
+
+
+def _too_many(unreadable: Sequence[UnreadableVerdict], num_asked: int, config: LabelConfig) -> bool:
+    allowed = config.max_skip_rate and max(1.0, config.max_skip_rate * num_asked)
+    return len(unreadable) > allowed
 
 
 def _edit_labels(store: Store) -> list[Label]:

@@ -9,6 +9,7 @@ candidate became champion. Killed anywhere, it is simply called again.
 from dataclasses import dataclass, field
 
 from trueup import ab, evaluate, flag, guard, label, pair, promote, train
+from trueup.errors import ConfigError
 from trueup.judges import resolve
 from trueup.measure import Cost, measured
 from trueup.project import Config, Project
@@ -75,6 +76,13 @@ def _turn(project: Project) -> Turn:
     scorer = resolve(config.ab.scorer, endpoint=config.ab.endpoint, suite=project.suite)
     labeller = resolve(config.label.judge, endpoint=config.label.endpoint)
     ab.check_scorer(scorer, [labeller.id])
+    if config.train.method == "reward":
+        raise ConfigError(
+            "A reward model cannot serve, so the loop has nothing to promote",
+            got="train.method = 'reward'",
+            expected="a method that trains the policy",
+            next="train it on the side with 'trueup train --method reward'",
+        )
 
     dataset = _unfinished(store)
     if dataset is None:
@@ -85,6 +93,8 @@ def _turn(project: Project) -> Turn:
         with measured("pair", done.costs):
             skipped = pair.run(store, config.pair, measured_with)
             fresh = pair.new_pairs(store, measured_with)
+            takes_single = config.train.method in ("kto", "sft")
+            singles = pair.unpaired(store, measured_with) if takes_single else []
         done.counts = {
             "examined": len(flags),
             "flagged": sum(f.raised for f in flags),
@@ -92,16 +102,18 @@ def _turn(project: Project) -> Turn:
             "new_pairs": len(fresh),
             **{f"skipped: {why}": n for why, n in skipped.items()},
         }
-        if len(fresh) < config.train.min_new_pairs:
-            done.verdict = _pending(len(fresh), config.train.min_new_pairs)
+        if len(fresh) + len(singles) < config.train.min_new_pairs:
+            done.verdict = _pending(len(fresh) + len(singles), config.train.min_new_pairs)
             return done
-        dataset = pair.freeze(store, fresh, skipped=skipped)
+        dataset = pair.freeze(store, fresh, labels=singles, skipped=skipped)
 
     champion = project.champion()
     done.champion = champion.weights
     ab.check_scorer(scorer, _annotators(store, dataset))
     with measured("train", done.costs):
-        checkpoint = done.checkpoint = train.run(store, config.train, dataset, champion)
+        checkpoint = done.checkpoint = train.run(
+            store, config.train, dataset, champion, is_held_out=measured_with.contains
+        )
     for name, gate in GATES.items():
         with measured(name, done.costs):
             report = gate(project, checkpoint)
@@ -205,7 +217,7 @@ def _releases(store: Store) -> list[Release]:
 def _annotators(store: Store, dataset: Dataset) -> list[str]:
     """Who labelled the pairs of a data set."""
     pairs = store.get_all(PreferencePair, dataset.pair_ids)
-    ids = {one for p in pairs for one in p.label_ids}
+    ids = {one for p in pairs for one in p.label_ids} | set(dataset.label_ids)
     return sorted({one.annotator for one in store.get_all(Label, ids)})
 
 

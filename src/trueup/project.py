@@ -19,7 +19,7 @@ from trueup.promote.config import PromoteConfig
 from trueup.records import Checkpoint
 from trueup.store import Store
 from trueup.suite import SuitePrompt, read_suite
-from trueup.train.config import DPOConfig
+from trueup.train.config import TrainConfig
 
 __all__ = ["Config", "Project"]
 
@@ -33,7 +33,7 @@ class Config(StageConfig):
     flag: FlagConfig = FlagConfig()
     label: LabelConfig = LabelConfig()
     pair: PairConfig = PairConfig()
-    train: DPOConfig = DPOConfig()
+    train: TrainConfig = TrainConfig()
     guard: GuardConfig = GuardConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     ab: ABConfig = ABConfig()

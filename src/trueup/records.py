@@ -258,13 +258,15 @@ class Dataset(Record):
     tag = "dataset"
 
     pair_ids: tuple[str, ...]
+    label_ids: tuple[str, ...] = ()
+    """Unpaired labels, for methods that learn from single answers."""
     source: str
     """`loop`, or `file:NAME`."""
     skipped: dict[str, int] = {}
     """Labels that gave no pair, counted by reason."""
 
     def parents(self) -> tuple[str, ...]:
-        return self.pair_ids
+        return (*self.pair_ids, *self.label_ids)
 
 
 class TrainingRun(Record):

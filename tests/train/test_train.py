@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from trueup import progress
-from trueup.errors import IdentityError, ModelError, TrainingError
+from trueup.errors import DataError, IdentityError, ModelError, TrainingError
 from trueup.models.backbone import Backbone
 from trueup.models.logprobs import Branches, completion_logprobs
 from trueup.models.stored import StoredModel
@@ -38,13 +38,15 @@ from trueup.records import (
     TrainingRun,
 )
 from trueup.store import Store
-from trueup.train import DPOConfig, run
-from trueup.train.data import encode, order, split
+from trueup.train import TrainConfig, run
+from trueup.train.data import WASTE, Row, encode, order, split
+from trueup.train.fit import fit
 from trueup.train.identity import check_identity
-from trueup.train.preference import train_preferences
-from trueup.train.reference import ref_logps
+from trueup.train.objectives import Preference
+from trueup.train.policy import Policy
+from trueup.train.reference import FixedReference
 
-CONFIG = DPOConfig(epochs=2, pairs_per_step=4, learning_rate=2e-3, lora_rank=4, lora_alpha=8.0)
+CONFIG = TrainConfig(epochs=2, pairs_per_step=4, learning_rate=2e-3, lora_rank=4, lora_alpha=8.0)
 THINGS = ("sky", "leaf", "coal", "snow")
 ADAPTER = "adapter_model.safetensors"
 
@@ -56,7 +58,7 @@ class Project(NamedTuple):
     champion: StoredModel
     dataset: Dataset
 
-    def train(self, config: DPOConfig = CONFIG) -> Checkpoint:
+    def train(self, config: TrainConfig = CONFIG) -> Checkpoint:
         return run(self.store, config, self.dataset, self.champion)
 
     def adapter(self, checkpoint: Checkpoint) -> Path:
@@ -160,6 +162,15 @@ def logprobs_of(backbone: Backbone, role: str | None) -> torch.Tensor:
         return torch.cat(completion_logprobs(model, [row])[0])
 
 
+def reference_of(project: Project, rows: list[Row]) -> FixedReference:
+    """The champion as the reference, ready for these rows."""
+    reference = FixedReference(
+        project.champion.acting, project.champion.weights, tokens_per_batch=200
+    )
+    reference.prepare(rows)
+    return reference
+
+
 @contextmanager
 def heard(tasks: dict[str, int]) -> Iterator[None]:
     """Write down the name and size of every piece of work announced."""
@@ -245,7 +256,7 @@ def promoted(make_project: MakeProject) -> tuple[Project, Checkpoint]:
 def test_an_adapter_changed_on_disk_is_not_the_champion(make_project: MakeProject) -> None:
     project, checkpoint = promoted(make_project)
     bend(project.adapter(checkpoint))
-    with pytest.raises(IdentityError, match="is not the one that was written"):
+    with pytest.raises(IdentityError, match="are not the ones that were written"):
         StoredModel.serving(project.store, project.champion.backbone)
 
 
@@ -253,7 +264,7 @@ def test_an_adapter_cut_off_on_disk_is_not_the_champion_either(make_project: Mak
     project, checkpoint = promoted(make_project)
     adapter = project.adapter(checkpoint)
     adapter.write_bytes(adapter.read_bytes()[:-100])
-    with pytest.raises(IdentityError, match="is not the one that was written"):
+    with pytest.raises(IdentityError, match="are not the ones that were written"):
         StoredModel.serving(project.store, project.champion.backbone)
 
 
@@ -273,7 +284,7 @@ def test_a_changed_start_is_noticed_without_any_served_log_prob(make_project: Ma
     plain = written_pairs()
     project.store.add_all(plain)
     dataset = Dataset(pair_ids=tuple(p.id for p in plain), source="file:plain.jsonl")
-    with pytest.raises(IdentityError, match="first DPO loss is not log 2"):
+    with pytest.raises(IdentityError, match="starting policy is not the champion"):
         run(project.store, CONFIG, dataset, project.champion)
 
 
@@ -389,10 +400,10 @@ def test_a_checkpoint_reloads_to_the_very_same_log_probs(
 ) -> None:
     project = make_project()
     backbone = project.champion.backbone
-    backbone.new_adapter("policy", rank=4, alpha=8.0, targets=["all-linear"], seed=0)
+    policy = Policy.start(project.champion, CONFIG)
     rows, _ = encode(backbone, project.store.all(PreferencePair), max_tokens=CONFIG.max_tokens)
-    refs = ref_logps(project.champion, rows, tokens_per_batch=4096)
-    train_preferences(backbone, "policy", rows, refs, CONFIG, tmp_path / "states")
+    objective = Preference(CONFIG, reference_of(project, rows))
+    fit(policy.acting, policy.parameters, rows, objective, CONFIG, tmp_path / "states")
     (tmp_path / "adapter").mkdir()
     weights = backbone.save_adapter("policy", tmp_path / "adapter", card={})
     fresh = Backbone.load(tiny_model)
@@ -422,10 +433,29 @@ def test_a_group_stays_within_its_budget_and_every_row_is_in_one(make_project: M
     rows, _ = encode(project.champion.backbone, project.store.all(PreferencePair), max_tokens=2048)
     for budget in (1, 150, 400, 10**6):
         groups = split(rows, tokens_per_batch=budget)
-        assert sorted(r.pair_id for g in groups for r in g) == sorted(r.pair_id for r in rows)
+        assert sorted(r.id for g in groups for r in g) == sorted(r.id for r in rows)
         for group in groups:
             assert len(group) == 1 or len(group) * max(r.num_tokens for r in group) <= budget
-    assert len(split(rows, tokens_per_batch=10**6)) == 1
+    alike = [rows[0]] * 5
+    assert len(split(alike, tokens_per_batch=10**6)) == 1
+
+
+def test_a_group_of_its_own_is_taken_where_padding_would_cost_more(
+    make_project: MakeProject,
+) -> None:
+    rows, _ = encode(
+        make_project().champion.backbone,
+        [
+            pair(question("a"), Completion(text="x" * size), Completion(text="y"))
+            for size in (300, 10, 9, 8)
+        ],
+        max_tokens=2048,
+    )
+    groups = split(rows, tokens_per_batch=10**6)
+    assert [len(g) for g in groups] == [1, 3]
+    for group in groups:
+        padded = len(group) * max(r.num_tokens for r in group)
+        assert padded <= WASTE * sum(r.num_tokens for r in group)
 
 
 def test_an_epochs_order_is_a_function_of_the_seed() -> None:
@@ -446,11 +476,11 @@ from trueup.models.backbone import Backbone
 from trueup.models.stored import StoredModel
 from trueup.records import Dataset
 from trueup.store import Store
-from trueup.train import DPOConfig, run
+from trueup.train import TrainConfig, run
 
 store = Store(sys.argv[1])
 champion = StoredModel.serving(store, Backbone.load(Path(sys.argv[2])))
-run(store, DPOConfig.model_validate_json(sys.argv[3]), store.all(Dataset)[0], champion)
+run(store, TrainConfig.model_validate_json(sys.argv[3]), store.all(Dataset)[0], champion)
 """
 
 
@@ -565,7 +595,10 @@ def test_what_cannot_be_trained_on_is_skipped_and_counted(
         pair(question("c"), good, Completion(text="x" * 400)),
     ]
     project = make_project([*written_pairs(), *bad])
-    metrics = project.train(CONFIG.model_copy(update={"max_tokens": 200})).metrics
+    with pytest.raises(DataError, match="--allow equal-pair"):
+        project.train(CONFIG.model_copy(update={"max_tokens": 200}))
+    allowed = CONFIG.model_copy(update={"max_tokens": 200, "allow": ("equal-pair",)})
+    metrics = project.train(allowed).metrics
     assert metrics["num_pairs"] == len(written_pairs())
     assert metrics["skipped"] == {
         "empty completion": 1,
@@ -611,20 +644,21 @@ def test_the_champions_own_samples_need_no_reference_pass_and_come_to_the_same(
     tasks: dict[str, int] = {}
     rows, _ = encode(project.champion.backbone, drawn, max_tokens=2048)
     with heard(tasks):
-        free = ref_logps(project.champion, rows, tokens_per_batch=4096)
+        free = reference_of(project, rows)
     assert tasks["reference"] == 0
+    assert free.sources == {"stored": 2 * len(rows), "cached": 0, "computed": 0}
     forgotten = [
         r._replace(
-            chosen=r.chosen.model_copy(update={"logprobs": None}),
-            rejected=r.rejected.model_copy(update={"logprobs": None}),
+            completions=tuple(c.model_copy(update={"logprobs": None}) for c in r.completions)
         )
         for r in rows
     ]
     with heard(tasks):
-        computed = ref_logps(project.champion, forgotten, tokens_per_batch=200)
+        computed = reference_of(project, forgotten)
     assert tasks["reference"] == len(rows)
-    for name, sums in free.items():
-        assert torch.allclose(sums, computed[name], atol=1e-4, rtol=0)
+    for row in rows:
+        for ours, theirs in zip(free.of(row), computed.of(row), strict=True):
+            assert torch.allclose(ours, theirs, atol=1e-4, rtol=0)
 
 
 def test_identity_is_checked_on_the_champions_own_samples_first(
@@ -632,8 +666,7 @@ def test_identity_is_checked_on_the_champions_own_samples_first(
 ) -> None:
     """Even where they stand last."""
     project = make_project()
-    backbone = project.champion.backbone
-    backbone.new_adapter("policy", rank=4, alpha=8.0, targets=["all-linear"], seed=0)
-    rows, _ = encode(backbone, [*written_pairs(), *pairs[:1]], max_tokens=2048)
-    figures = check_identity(project.champion, "policy", rows)
+    policy = Policy.start(project.champion, CONFIG)
+    rows, _ = encode(policy.backbone, [*written_pairs(), *pairs[:1]], max_tokens=2048)
+    figures = check_identity(project.champion, policy.acting, rows, CONFIG)
     assert figures["served_gap"] <= 1e-4

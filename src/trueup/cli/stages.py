@@ -1,12 +1,17 @@
 """The stages from flags to a checkpoint, each a command."""
 
+from typing import get_args
+
 import click
 
 from trueup.cli.output import bars, emit, json_option, say
 from trueup.cli.project import open_project
+from trueup.cli.summary import show_reward
+from trueup.config import validate
 from trueup.errors import DataError
 from trueup.project import Project
 from trueup.records import Dataset, Label, PreferencePair
+from trueup.train.config import Allowed, Method, TrainConfig
 
 __all__ = ["flag", "label", "pair", "train"]
 
@@ -74,30 +79,96 @@ def pair(ctx: click.Context, as_json: bool) -> None:
     metavar="FILE|ID",
     help="A file of pairs, or a data set id. [default: all new pairs]",
 )
-@click.option("--limit", type=click.IntRange(min=1), help="Train on the first N pairs of it.")
+@click.option("--limit", type=click.IntRange(min=1), help="Train on the first N records of it.")
+@click.option(
+    "--method",
+    type=click.Choice(get_args(Method)),
+    help="How the policy learns. [default: train.method in trueup.toml]",
+)
+@click.option(
+    "--allow",
+    multiple=True,
+    type=click.Choice(get_args(Allowed)),
+    help="Let a finding of the linter pass; repeatable.",
+)
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Show the exact tokens that would carry loss, and what would be skipped; train nothing.",
+)
 @json_option
 @click.pass_context
-def train(ctx: click.Context, source: str | None, limit: int | None, as_json: bool) -> None:
+def train(
+    ctx: click.Context,
+    source: str | None,
+    limit: int | None,
+    method: str | None,
+    allow: tuple[str, ...],
+    dry_run: bool,
+    as_json: bool,
+) -> None:
     """Train a candidate from the champion. It serves only after 'trueup promote'."""
     from trueup import train as stage
+    from trueup.loop import held_out
 
     project = open_project(ctx)
+    config = validate(
+        TrainConfig,
+        project.config.train.model_dump()
+        | ({"method": method} if method else {})
+        | {"allow": (*project.config.train.allow, *allow)},
+        source="command line",
+    )
     with project.store.exclusive(), bars(hidden=as_json):
-        dataset = _dataset(project, source, limit)
-        checkpoint = stage.run(project.store, project.config.train, dataset, project.champion())
-    first, last = checkpoint.metrics["first"], checkpoint.metrics["last"]
+        dataset = _dataset(project, source, limit, config)
+        if dry_run:
+            _show_tokens(project, dataset, config, as_json)
+            return
+        checkpoint = stage.run(
+            project.store,
+            config,
+            dataset,
+            project.champion(),
+            is_held_out=held_out(project, required=False).contains,
+        )
     if as_json:
         emit({"dataset": dataset, "checkpoint": checkpoint})
         return
-    say(
-        f"{checkpoint.metrics['num_pairs']} pairs, loss {first['loss']:.4f} -> {last['loss']:.4f}, "
-        f"chosen log-prob {last['chosen_logps_change']:+.1f} nats"
-    )
     say(f"{checkpoint.id} in {project.store.folder / checkpoint.path}")
+    if config.method == "reward":
+        show_reward(checkpoint.metrics)
+        return
+    first, last = checkpoint.metrics["first"], checkpoint.metrics["last"]
+    moved = last.get("chosen_logps_change")
+    say(
+        f"{checkpoint.metrics['num_pairs']} records, loss {first['loss']:.4f} -> {last['loss']:.4f}"
+        + (f", chosen log-prob {moved:+.1f} nats" if moved is not None else "")
+    )
+    if checkpoint.metrics["stopped"]:
+        say(f"Stopped early: {checkpoint.metrics['stopped']}")
     say("Next: trueup guard, evaluate, ab, promote (or 'trueup run' for all of them)")
 
 
-def _dataset(project: Project, source: str | None, limit: int | None) -> Dataset:
+def _show_tokens(project: Project, dataset: Dataset, config: TrainConfig, as_json: bool) -> None:
+    """What the linter sees; refuses what training would refuse."""
+    from trueup.train.lint import lint, lint_text
+    from trueup.train.run import served_template
+
+    champion = project.champion()
+    found = lint(
+        champion.backbone,
+        project.store.get_all(PreferencePair, dataset.pair_ids),
+        max_tokens=config.max_tokens,
+        allow=frozenset(config.allow),
+        served_template=served_template(project.store, champion),
+    )
+    emit(found) if as_json else say(lint_text(found))
+    found.stop()
+
+
+def _dataset(
+    project: Project, source: str | None, limit: int | None, config: TrainConfig
+) -> Dataset:
     """The data set the command line names; a file is imported and frozen first."""
     from pathlib import Path
 
@@ -108,26 +179,38 @@ def _dataset(project: Project, source: str | None, limit: int | None) -> Dataset
     store = project.store
     if source and source.startswith("dataset_"):
         dataset = store.get(Dataset, source)
+        if limit is None:
+            return dataset
         pairs = store.get_all(PreferencePair, dataset.pair_ids)
-        return (
-            dataset
-            if limit is None
-            else stage.freeze(store, pairs[:limit], source=dataset.source + f"[:{limit}]")
-        )
+        labels = store.get_all(Label, dataset.label_ids)
+        name = f"{dataset.source}[:{limit}]"
+        return stage.freeze(store, pairs[:limit], labels=labels[:limit], source=name)
     name = "command line"
     if source:
         name = f"file:{import_file(store, Path(source)).file}"
-    skipped = stage.run(store, project.config.pair, held_out(project, required=False))
+    away = held_out(project, required=False)
+    skipped = stage.run(store, project.config.pair, away)
     pairs = _pairs_of(project, name) if source else stage.new_pairs(store)
-    if not pairs:
+    singles = (
+        stage.unpaired(store, away, source=name if source else None)
+        if config.method in ("kto", "sft")
+        else []
+    )
+    if not pairs and not singles:
         raise DataError(
-            "There is no pair to train on",
+            "There is nothing to train on",
             got=source or "no new pairs",
-            expected="rows with a chosen and a rejected answer",
-            next="trueup import, label or pair first",
+            expected="rows with a chosen and a rejected answer"
+            + (", or with one rated answer" if config.method in ("kto", "sft") else ""),
+            next="trueup import, label or pair first"
+            + ("" if config.method in ("kto", "sft") else "; single ratings need --method kto"),
         )
     return stage.freeze(
-        store, pairs[:limit], source=name if limit is None else f"{name}[:{limit}]", skipped=skipped
+        store,
+        pairs[:limit],
+        labels=singles[:limit],
+        source=name if limit is None else f"{name}[:{limit}]",
+        skipped=skipped,
     )
 
 

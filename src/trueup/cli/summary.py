@@ -1,11 +1,12 @@
 """The closing table of a turn: before and after, and what it cost."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from trueup.cli.output import say, table
 from trueup.loop import Turn
 
-__all__ = ["show_summary"]
+__all__ = ["show_reward", "show_summary"]
 
 
 def show_summary(turn: Turn) -> None:
@@ -80,3 +81,9 @@ def _rows(figures: Mapping[str, float | None]) -> list[list[str]]:
             ]
         )
     return rows
+
+
+def show_reward(metrics: Mapping[str, Any]) -> None:
+    """Print what a reward model is worth on pairs it did not train on."""
+    rows = [[name, str(value)] for name, value in metrics.items() if isinstance(value, float)]
+    table(["held-out pairs", "value"], rows)

@@ -42,6 +42,7 @@ class Backbone:
         self.template = chat.template_hash(self.tokenizer)
         self._model: Any = model  # a PeftModel once there is an adapter
         self._active: str | None = None
+        self._siblings: dict[Path, Backbone] = {}
 
     @classmethod
     def load(cls, folder: Path, *, device: str | None = None) -> "Backbone":
@@ -80,6 +81,12 @@ class Backbone:
                 next="use an instruction-tuned model, or add the template it was trained with",
             )
         return cls(folder, model.to(device).eval(), tokenizer)
+
+    def sibling(self, folder: Path) -> "Backbone":
+        """Another whole model on the same device, loaded once."""
+        if folder not in self._siblings:
+            self._siblings[folder] = Backbone.load(folder, device=str(self.device))
+        return self._siblings[folder]
 
     # --- roles --------------------------------------------------------------------------------
 
@@ -189,6 +196,19 @@ class Backbone:
         card = {"base_weights": self.base_weights, "template": self.template, **card}
         (folder / "card.json").write_text(json.dumps(card, indent=2, sort_keys=True))
         return self.weights(folder)
+
+    def merge(self, adapter: Path) -> None:
+        """Add an adapter's product into the weights for good. The folder's name no longer fits."""
+        self.attach("merged", adapter)
+        self._model = self._model.merge_and_unload(adapter_names=["merged"])
+
+    def save_whole(self, folder: Path, *, card: dict[str, Any]) -> str:
+        """Write the whole model, with its tokenizer, as safetensors; returns its weights."""
+        self._model.save_pretrained(str(folder), safe_serialization=True)
+        self.tokenizer.save_pretrained(str(folder))
+        card = {"start_weights": self.base_weights, "template": self.template, **card}
+        (folder / "card.json").write_text(json.dumps(card, indent=2, sort_keys=True))
+        return base_weights(folder)
 
     # --- drawing ------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ def checkpointed(model: Any, *, enabled: bool = True) -> Iterator[None]:
     """Within the block, every decoder layer is checkpointed in passes that need a gradient."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    layers: list[Any] = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
     if not enabled:
         yield
         return

@@ -59,20 +59,23 @@ class StoredModel:
         Raises:
             IdentityError: the files on disk are not the weights the record names.
         """
-        self.backbone = backbone
         self.checkpoint = store.get(Checkpoint, checkpoint_id) if checkpoint_id else None
-        self.adapter = _inside(store.folder, self.checkpoint.path) if self.checkpoint else None
-        self.role = role if self.checkpoint else None
-        self.weights = backbone.weights(self.adapter)
+        folder = _inside(store.folder, self.checkpoint.path) if self.checkpoint else None
+        is_whole = folder is not None and (folder / "config.json").is_file()
+        # a fully fine-tuned checkpoint is a base of its own
+        self.backbone = backbone.sibling(folder) if folder and is_whole else backbone
+        self.adapter = None if is_whole else folder
+        self.role = role if self.adapter else None
+        self.weights = self.backbone.weights(self.adapter)
         if self.checkpoint and self.checkpoint.weights != self.weights:
             raise IdentityError(
-                f"The adapter of {self.checkpoint.id} is not the one that was written",
+                f"The weights of {self.checkpoint.id} are not the ones that were written",
                 got=self.weights,
                 expected=self.checkpoint.weights,
                 next="restore the folder from a backup, or 'trueup rollback'",
             )
         if self.adapter:
-            backbone.attach(role, self.adapter)
+            self.backbone.attach(role, self.adapter)
 
     @classmethod
     def serving(cls, store: Store, backbone: Backbone) -> "StoredModel":

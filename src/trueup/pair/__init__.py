@@ -2,6 +2,6 @@
 
 from trueup.pair.config import PairConfig
 from trueup.pair.decontaminate import HeldOut
-from trueup.pair.run import Paired, freeze, new_pairs, run
+from trueup.pair.run import Paired, freeze, new_pairs, run, unpaired
 
-__all__ = ["HeldOut", "PairConfig", "Paired", "freeze", "new_pairs", "run"]
+__all__ = ["HeldOut", "PairConfig", "Paired", "freeze", "new_pairs", "run", "unpaired"]

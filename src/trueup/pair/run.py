@@ -11,7 +11,7 @@ from trueup.store import Store
 TURNS = ("loop", "command line")
 """Data sets that use pairs up; one made of a file for a trial does not."""
 
-__all__ = ["Paired", "freeze", "new_pairs", "run"]
+__all__ = ["Paired", "freeze", "new_pairs", "run", "unpaired"]
 
 
 class Paired(Counter[str]):
@@ -62,17 +62,35 @@ def new_pairs(store: Store, held_out: HeldOut | None = None) -> list[PreferenceP
     return [pair for key, pair in kept.items() if key not in known]
 
 
+def unpaired(store: Store, held_out: HeldOut, *, source: str | None = None) -> list[Label]:
+    """Labels of a single answer, for methods that learn from those; of one file, or all that no
+    data set has used."""
+    used = {one for dataset in store.each(Dataset) for one in dataset.label_ids}
+    found = store.each(Label, source=source) if source else store.each(Label)
+    return [
+        one
+        for one in found
+        if len(one.candidates) == 1
+        and (source or one.id not in used)
+        and not held_out.contains(one.prompt)
+    ]
+
+
 def freeze(
     store: Store,
     pairs: Iterable[PreferencePair],
     *,
+    labels: Iterable[Label] = (),
     source: str = "loop",
     skipped: Counter[str] | None = None,
 ) -> Dataset:
     """Name these pairs as one data set; the same pairs again, in any order, are the same one."""
     ordered = sorted(pairs, key=lambda p: (p.prompt_hash, p.chosen.text, p.rejected.text, p.id))
     dataset = Dataset(
-        pair_ids=tuple(p.id for p in ordered), source=source, skipped=dict(skipped or {})
+        pair_ids=tuple(p.id for p in ordered),
+        label_ids=tuple(one.id for one in labels),
+        source=source,
+        skipped=dict(skipped or {}),
     )
     store.add(dataset)
     return dataset

@@ -1,29 +1,117 @@
 """How a candidate is trained."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from trueup.config import StageConfig
 
-__all__ = ["DPOConfig"]
+__all__ = ["Allowed", "Method", "TrainConfig"]
+
+Method = Literal[
+    "dpo",
+    "robust_dpo",
+    "soft_dpo",
+    "ipo",
+    "ipo_norm",
+    "hinge",
+    "ln_dpo",
+    "rdpo",
+    "ld_dpo",
+    "dpop",
+    "rpo",
+    "simpo",
+    "orpo",
+    "kto",
+    "sft",
+    "reward",
+]
+
+Allowed = Literal["lost-eos", "other-template", "prompt-loss", "equal-pair"]
+"""What the linter stops training for, by the name that lets it through."""
 
 
-class DPOConfig(StageConfig):
-    """Direct preference optimisation with LoRA. The reference is the champion."""
+class TrainConfig(StageConfig):
+    """One optimiser, one kernel, many losses. Fields that a method does not use are ignored."""
 
-    method: Literal["dpo"] = "dpo"
-    """How the policy learns. DPO (Rafailov et al. 2023) is the one there is so far."""
+    method: Method = "dpo"
+    """How the policy learns. Pairs: `dpo` (conservative with `label_smoothing`), `robust_dpo`,
+    `soft_dpo`, `ipo` (summed) and `ipo_norm` (per token), `hinge`, `ln_dpo`, `rdpo`, `ld_dpo`,
+    `dpop`, `rpo`; without a reference `simpo`, `orpo`. Single answers: `kto`, `sft`. `reward`
+    trains a reward model, which never serves."""
 
     min_new_pairs: int = Field(default=500, ge=1)
     """The loop waits until this many new pairs exist. Reward signals need about 2,000 comparisons
     to generalise (Gao et al. 2022); best-of-N pairs from the model's own samples need far fewer."""
 
     beta: float = Field(default=0.1, gt=0)
-    """Pull towards the reference. Usual 0.05 to 0.5; larger stays closer."""
+    """Pull towards the reference. Usual 0.05 to 0.5; larger stays closer. SimPO wants 2 to 10,
+    ORPO and `ln_dpo` 0.1 to 10: theirs multiply a mean over tokens, not a sum."""
+
+    label_smoothing: float | Literal["auto"] = 0.0
+    """Share of labels believed to be wrong, 0 to below 0.5, for `dpo` (then conservative DPO) and
+    `robust_dpo`. `auto` takes the estimate from repeated comparisons and stops if there is none."""
+
+    margin_scale: float = Field(default=1.0, gt=0)
+    """`soft_dpo`: the label's margin that makes it 73 % sure."""
+
+    alpha: float | Literal["auto"] = 0.01
+    """`rdpo`: reward taken off per token of length. `auto` cancels the labels' own length
+    preference."""
+
+    ld_alpha: float = Field(default=0.5, ge=0, le=1)
+    """`ld_dpo`: weight of tokens beyond the shorter answer's length; 1 is DPO."""
+
+    gamma: float = Field(default=0.5, ge=0)
+    """`simpo`: margin the chosen answer must lead by, after `beta`."""
+
+    penalty: float = Field(default=1.0, ge=0)
+    """`dpop`: how hard a falling chosen log-prob counts. 5 and more can freeze learning."""
+
+    nll_weight: float = Field(default=0.2, ge=0)
+    """`rpo`: weight of the likelihood of the chosen answers beside DPO."""
+
+    plus: dict[Method, float] = Field(default={})
+    """Further losses on the same pairs, each with its weight: `{ sft = 0.2 }` beside `dpo`."""
+
+    weighting: Literal["none", "wpo"] = "none"
+    """`wpo` weighs each pair by how likely the policy itself is to write it, for old or foreign
+    pairs."""
+
+    desirable_weight: float = Field(default=1.0, gt=0)
+    """`kto`: weight of desirable answers."""
+
+    undesirable_weight: float = Field(default=1.0, gt=0)
+    """`kto`: weight of undesirable ones; keep weight times count of both within 1 to 4/3."""
+
+    centering: float = Field(default=0.01, ge=0)
+    """`reward`: pull of each pair's summed scores towards zero."""
+
+    reward_models: int = Field(default=1, ge=1)
+    """`reward`: members of the ensemble, each with another order and start."""
+
+    reference: str = "previous"
+    """What the policy is held to: `previous` (the champion), `base`, `ema` (a moving average of
+    the policy), or a checkpoint's id."""
+
+    ema_decay: float = Field(default=0.99, gt=0, lt=1)
+    """`reference = "ema"`: share of the old average kept at every step."""
+
+    adapter: Literal["lora", "full"] = "lora"
+    """`lora` trains a few percent of the weights on the shared base; `full` trains all of them and
+    makes a new base."""
 
     learning_rate: float = Field(default=1e-4, gt=0)
-    """Peak of the schedule: linear warm-up over a tenth of the steps, then linear decay."""
+    """Peak of the schedule. Full fine-tuning wants a tenth to a hundredth of LoRA's."""
+
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How the rate falls after the warm-up."""
+
+    warmup: float = Field(default=0.1, ge=0, le=1)
+    """Share of the steps over which the rate rises."""
+
+    weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW's."""
 
     epochs: int = Field(default=1, ge=1)
     """Passes over the pairs. Offline DPO over-trains: more than 2 to 4 costs more than it gives."""
@@ -31,9 +119,12 @@ class DPOConfig(StageConfig):
     pairs_per_step: int = Field(default=8, ge=1)
     """Pairs behind one optimizer step."""
 
-    tokens_per_batch: int = Field(default=4096, ge=64)
+    tokens_per_batch: int | None = Field(default=None, ge=64)
     """Most padded tokens in one forward pass; a step's pairs are split to fit, and the gradient
-    is the same to rounding."""
+    is the same to rounding. By default 1,024 on a CPU, 16,384 on a GPU."""
+
+    checkpointing: bool = False
+    """Compute activations again in the backward pass: a third slower, a fraction of the memory."""
 
     max_tokens: int = Field(default=2048, ge=16)
     """A pair whose prompt and two completions are longer is skipped, never truncated."""
@@ -50,8 +141,52 @@ class DPOConfig(StageConfig):
     lora_targets: tuple[str, ...] = ("all-linear",)
     """Modules that get an adapter, or `all-linear`."""
 
+    short_share: float = Field(default=0.0, ge=0, lt=1)
+    """Pairs whose chosen answer is the shorter one are repeated until they make up this share."""
+
+    replay_share: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the training set drawn from pairs of earlier turns, against forgetting."""
+
+    eval_share: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the prompts held out to measure on, chosen by their hash, so that a prompt never
+    changes sides. Reward models hold out at least a tenth."""
+
+    eval_every_steps: int = Field(default=10, ge=1)
+    """Optimizer steps between two measurements on held-out pairs and on fresh answers."""
+
+    eval_answers: int = Field(default=8, ge=0)
+    """Held-out prompts the policy answers at each measurement, for length, entropy and KL."""
+
+    max_chosen_drop: float | None = Field(default=None, gt=0)
+    """Stop when held-out chosen answers lose this many nats a token. 0.1 is the red line of
+    the guards; pair accuracy would go on rising."""
+
+    max_kl: float | None = Field(default=None, gt=0)
+    """Stop when the policy's own answers are this many nats from the reference."""
+
+    allow: tuple[Allowed, ...] = ()
+    """Findings of the linter that may pass, by name."""
+
     save_every_steps: int = Field(default=10, ge=0)
     """Optimizer steps between two saved states to resume from; 0 saves none."""
 
     seed: int = 0
     """Order of the pairs and the adapter's initial values."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        smoothing = self.label_smoothing
+        if smoothing != "auto" and not 0 <= float(smoothing) < 0.5:
+            raise ValueError("label_smoothing is a share from 0 to below 0.5")
+        if self.method == "robust_dpo" and smoothing == 0:
+            raise ValueError("robust_dpo needs label_smoothing above 0: it divides by 1 - 2e")
+        if self.alpha != "auto" and float(self.alpha) < 0:
+            raise ValueError("alpha is at least 0: a negative one would reward length")
+        if self.adapter == "full" and self.reference == "ema":
+            raise ValueError("reference 'ema' needs an adapter: set adapter to 'lora'")
+        if self.adapter == "full" and self.method == "reward":
+            raise ValueError("a reward model is an adapter with a head: set adapter to 'lora'")
+        alone = {"kto", "sft", "reward"} & {self.method, *self.plus} - {"sft"}
+        if alone and self.plus:
+            raise ValueError(f"{sorted(alone)[0]} cannot be summed with other losses")
+        return self

@@ -1,114 +1,209 @@
-"""Before the first step: is the model about to be trained the one that is served?
+"""Before the first step: is what trains what serves, and is the loss what it should be?
 
 A fresh adapter on the base, a champion loaded from the wrong folder, another chat template or
-dropout left on all train without complaint and silently throw away last week's work. Two checks
-make that impossible: the starting policy must give the log-probs that were recorded when the
-champion served, and where the reference is the starting policy the first loss must be log 2.
+dropout left on all train without complaint and silently throw away last week's work. Four checks
+make that impossible: the starting policy gives the log-probs that were recorded when the champion
+served; it is the champion; the kernel agrees with a plain forward pass; and the first loss is the
+one that algebra, or those independent log-probs, call for.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from trueup.errors import IdentityError
 from trueup.models.logprobs import completion_logprobs
 from trueup.models.stored import StoredModel
-from trueup.train.data import TokenPair
-from trueup.train.losses import dpo_loss
-from trueup.train.reference import stored_logprobs
+from trueup.train.config import TrainConfig
+from trueup.train.data import Row
+from trueup.train.objectives import PairLogps, preference_loss
 
-__all__ = ["check_identity"]
+__all__ = ["check_identity", "closed_form"]
 
-SERVED_TOLERANCE = 1e-4  # nats per token, fp32
-LOSS_TOLERANCE = 1e-6
-NUM_PAIRS = 4
+TOLERANCE = 1e-4  # nats per token, fp32
+HALF_TOLERANCE = 0.25  # nats per token: two bf16 passes of other shapes agree to about 0.1
+LOSS_TOLERANCE = 1e-6  # relative to the loss, or to 1
+NUM_ROWS = 4
+
+Acting = Callable[[], AbstractContextManager[Any]]
+
+
+def closed_form(method: str, config: TrainConfig) -> float | None:
+    """The loss of every pair where policy and reference agree; None where it depends on the
+    pair (Rafailov et al. Eq. 7 at h = 0 and its kin)."""
+    at_zero = {
+        **dict.fromkeys(("dpo", "robust_dpo", "soft_dpo", "ln_dpo", "ld_dpo", "dpop"), math.log(2)),
+        **dict.fromkeys(("ipo", "ipo_norm"), (1 / (2 * config.beta)) ** 2),
+        "hinge": 1.0,
+    }
+    return at_zero.get(method)
 
 
 @torch.no_grad()
 def check_identity(
-    champion: StoredModel, policy: str, rows: Sequence[TokenPair]
+    champion: StoredModel, acting: Acting, rows: Sequence[Row], config: TrainConfig
 ) -> dict[str, float]:
-    """Stop unless the policy, before its first step, is the champion.
+    """Stop unless the policy, before its first step, is the champion, and its loss is right.
 
     Args:
-        policy: the role about to be trained.
-        rows: the run's pairs; those with completions the champion drew are looked at first.
+        acting: makes the network the policy that is about to be trained.
+        rows: the run's rows; those with completions the champion drew are looked at first.
 
     Returns:
-        The figures: largest difference from the served log-probs (absent where no completion of
-        the champion's is among the pairs), and the first loss.
+        The figures: the largest difference of any token's log-prob from what was served
+        (`served_gap`, absent where the champion drew none), from the champion now
+        (`policy_gap`) and from a plain forward pass (`kernel_gap`), and `first_loss`.
 
     Raises:
         IdentityError: with the likely cause.
     """
-    served = [
-        r
-        for r in rows
-        if stored_logprobs(r.chosen, champion.weights)
-        or stored_logprobs(r.rejected, champion.weights)
-    ]
-    picked = (served or list(rows))[:NUM_PAIRS]
-    with champion.backbone.acting_as(policy) as model:
-        ours = completion_logprobs(model, [r.branches for r in picked])
+    served = [row for row in rows if any(_stored(row, champion))]
+    picked = (served or list(rows))[:NUM_ROWS]
+    with acting() as model:
+        ours = completion_logprobs(model, [row.branches for row in picked])
+        plain = [_plain_logprobs(model, row) for row in picked[:1]]
+        causes = _causes(model)
     with champion.acting() as model:
-        theirs = completion_logprobs(model, [r.branches for r in picked])
-    tolerance = _tolerance(ours[0][0])
-    figures = {"first_loss": _first_loss(ours, theirs), "policy_gap": _gap(ours, theirs)}
+        theirs = completion_logprobs(model, [row.branches for row in picked])
+    tolerance = TOLERANCE if ours[0][0].dtype == torch.float32 else HALF_TOLERANCE
+    if _is_half(champion):
+        tolerance = HALF_TOLERANCE
+
+    figures = {"policy_gap": _gap(ours, theirs), "kernel_gap": _gap(plain, ours[:1])}
     gaps = [
         float((side.cpu().float() - torch.tensor(stored)).abs().max())
         for row, sides in zip(picked, ours, strict=True)
-        for side, completion in zip(sides, (row.chosen, row.rejected), strict=True)
-        if (stored := stored_logprobs(completion, champion.weights))
+        for side, stored in zip(sides, _stored(row, champion), strict=True)
+        if stored
     ]
     if gaps:
         figures["served_gap"] = max(gaps)
-        if not max(gaps) <= tolerance:
-            raise IdentityError(
-                "The starting policy is not the model that served",
-                got=f"differs by {max(gaps):.2g} nats",
-                expected=f"at most {tolerance:g}",
-                next="compare what trains with what serves: adapter, chat template, dtype, dropout",
-            )
-    allowed = LOSS_TOLERANCE if tolerance == SERVED_TOLERANCE else 1e-2
-    if not abs(figures["first_loss"] - math.log(2)) <= allowed:
-        raise IdentityError(
-            "The first DPO loss is not log 2, so the policy does not start at its reference",
-            got=figures["first_loss"],
-            expected=f"{math.log(2):.6f} within {LOSS_TOLERANCE:g}",
-            next="check that policy and reference are the same weights and that dropout is off",
+        _need(
+            "The starting policy is not the model that served",
+            max(gaps),
+            tolerance,
+            f"compare what trains with what serves: adapter, chat template; {causes}",
         )
-    if not figures["policy_gap"] <= tolerance:
-        raise IdentityError(
-            "The starting policy is not the champion",
-            got=f"log-probs differ by {figures['policy_gap']:.2g} nats",
-            expected=f"at most {tolerance:g}",
-            next="check which adapter training starts from",
-        )
+    _need(
+        "The starting policy is not the champion",
+        figures["policy_gap"],
+        tolerance,
+        f"check which adapter training starts from; {causes}",
+    )
+    _need(
+        "The log-prob kernel disagrees with a plain forward pass of this model",
+        figures["kernel_gap"],
+        tolerance,
+        f"this architecture may need the cache path: report its config; {causes}",
+    )
+    if len(picked[0].completions) == 2 and config.method not in ("kto", "reward"):
+        figures["first_loss"] = _check_loss(config, picked, ours, theirs, plain, tolerance)
     return figures
 
 
-def _tolerance(logprobs: torch.Tensor) -> float:
-    """fp32 is held to 1e-4; bf16 forward passes agree to about 0.1 nats at best."""
-    return (
-        SERVED_TOLERANCE
-        if logprobs.dtype == torch.float32 and logprobs.device.type == "cpu"
-        else 0.25
-    )
+def _check_loss(
+    config: TrainConfig,
+    rows: Sequence[Row],
+    ours: list[list[Tensor]],
+    theirs: list[list[Tensor]],
+    plain: list[list[Tensor]],
+    tolerance: float,
+) -> float:
+    """The first loss against its closed form, and against the loss from plain log-probs."""
+    method = config.method
+    loss = preference_loss(method, _logps(rows, ours, theirs), config).losses
+    expected = closed_form(method, config)
+    is_exact = tolerance == TOLERANCE
+    if expected is not None:
+        off = float((loss - expected).abs().max()) / max(1.0, expected)
+        if not off <= (LOSS_TOLERANCE if is_exact else 1e-2) * max(1.0, 1 / config.beta):
+            raise IdentityError(
+                f"The first {method} loss is not what it must be, so the policy does not start "
+                "at its reference",
+                got=float(loss.mean()),
+                expected=f"{expected:.6f} within {LOSS_TOLERANCE:g}",
+                next="check that policy and reference are the same weights and that dropout is off",
+            )
+    slow = preference_loss(method, _logps(rows[:1], plain, theirs[:1]), config).losses
+    tokens = sum(rows[0].lengths)
+    allowed = tolerance * tokens * max(1.0, config.beta, 1 / config.beta)
+    if not abs(float(slow[0] - loss[0])) <= allowed:
+        raise IdentityError(
+            f"The first {method} loss differs from the one computed from a plain forward pass",
+            got=float(loss[0]),
+            expected=f"{float(slow[0]):.6f} within {allowed:g}",
+            next="check reference, dropout, dtype and template",
+        )
+    return float(loss.mean())
 
 
-def _first_loss(ours: list[list[Any]], theirs: list[list[Any]]) -> float:
-    """The DPO loss with beta 1: a small beta would hide a difference."""
-    sums = [
-        torch.stack([row[side].sum() for row in logprobs])
-        for logprobs in (ours, theirs)
-        for side in (0, 1)
+def _logps(rows: Sequence[Row], ours: list[list[Tensor]], theirs: list[list[Tensor]]) -> PairLogps:
+    def side(part: list[list[Tensor]], at: int) -> list[Tensor]:
+        return [one[at].float().cpu() for one in part]
+
+    margins = torch.tensor([row.margin for row in rows])
+    return PairLogps(side(ours, 0), side(ours, 1), side(theirs, 0), side(theirs, 1), margins)
+
+
+def _plain_logprobs(model: Any, row: Row) -> list[Tensor]:
+    """The slow version: each completion a row of its own, transformers' own forward pass."""
+    found = []
+    for completion in row.branches.completions:
+        ids = torch.tensor([[*row.branches.prompt_ids, *completion]], device=model.device)
+        logits = model(input_ids=ids, logits_to_keep=len(completion) + 1).logits[0, :-1].double()
+        targets = torch.tensor(completion, device=logits.device)
+        chosen = torch.log_softmax(logits, -1).gather(1, targets[:, None])[:, 0]
+        found.append(chosen.float())
+    return found
+
+
+def _stored(row: Row, champion: StoredModel) -> list[tuple[float, ...] | None]:
+    """What was recorded of each completion when the champion served it. Looser than what a
+    reference may reuse: here a wrong prompt or a cut distribution must show, not hide."""
+    pieces = zip(row.completions, row.branches.completions, strict=True)
+    return [
+        one.logprobs
+        if one.weights == champion.weights
+        and one.logprobs is not None
+        and one.token_ids == tuple(ids)
+        and len(one.logprobs) == len(ids)
+        else None
+        for one, ids in pieces
     ]
-    return float(dpo_loss(*sums, beta=1.0).losses.mean())
 
 
-def _gap(ours: list[list[Any]], theirs: list[list[Any]]) -> float:
+def _need(what: str, gap: float, tolerance: float, hint: str) -> None:
+    if not gap <= tolerance:
+        raise IdentityError(
+            what,
+            got=f"log-probs differ by {gap:.2g} nats",
+            expected=f"at most {tolerance:g}",
+            next=hint,
+        )
+
+
+def _causes(model: Any) -> str:
+    """What can be seen of the usual suspects."""
+    dropping = [
+        name
+        for name, one in model.named_modules()
+        if isinstance(one, nn.Dropout) and one.training and one.p > 0
+    ]
+    dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()})
+    on = f"dropout is on in {dropping[0]}" if dropping else "dropout is off"
+    return f"{on}, dtype {' and '.join(dtypes)}"
+
+
+def _is_half(champion: StoredModel) -> bool:
+    return next(champion.backbone.model.parameters()).dtype != torch.float32
+
+
+def _gap(ours: list[list[Tensor]], theirs: list[list[Tensor]]) -> float:
     """The largest difference of any token's log-prob, in nats."""
     pairs = zip(ours, theirs, strict=True)
-    return max(float((a - b).abs().max()) for x, y in pairs for a, b in zip(x, y, strict=True))
+    gaps = [float((a - b).abs().max()) for x, y in pairs for a, b in zip(x, y, strict=True)]
+    return max(gaps, default=0.0)

@@ -1,7 +1,7 @@
 """Half-finished training on disk, so that Ctrl-C and kill -9 cost a few steps at most.
 
 One folder a saved step, written beside and renamed, so the newest whole one is always good:
-adapter, both Adam moments, and the metrics so far. The order of the pairs is a function of the
+parameters, both Adam moments, and the metrics so far. The order of the pairs is a function of the
 seed, so there is no random state to keep.
 """
 
@@ -22,9 +22,11 @@ def save_state(
     parameters: dict[str, torch.nn.Parameter],
     optimizer: torch.optim.Optimizer,
     history: list[dict[str, float]],
+    kept: dict[str, torch.Tensor],
 ) -> None:
     """Write the state after `step` optimizer steps, and drop the older ones."""
     tensors = {f"param/{name}": p.detach().contiguous() for name, p in parameters.items()}
+    tensors |= {f"kept/{name}": one.detach().contiguous() for name, one in kept.items()}
     for name, parameter in parameters.items():
         for key, value in optimizer.state[parameter].items():
             tensors[f"{key}/{name}"] = value.detach().contiguous()
@@ -41,7 +43,10 @@ def save_state(
 
 
 def load_state(
-    folder: Path, parameters: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer
+    folder: Path,
+    parameters: dict[str, torch.nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    kept: dict[str, torch.Tensor],
 ) -> tuple[int, list[dict[str, float]]]:
     """Bring parameters and optimizer to the newest saved step; returns it with the metrics so far.
     Step 0 where nothing was saved."""
@@ -53,6 +58,9 @@ def load_state(
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors[f"param/{name}"])
+        for name, one in kept.items():
+            one.copy_(tensors[f"kept/{name}"])
+        for name, parameter in parameters.items():
             optimizer.state[parameter] = {
                 key: tensors[f"{key}/{name}"].to("cpu" if key == "step" else parameter.device)
                 for key in ("step", "exp_avg", "exp_avg_sq")

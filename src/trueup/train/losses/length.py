@@ -108,7 +108,10 @@ def rdpo_loss(
     chosen_logratios = policy_chosen_logps - ref_chosen_logps
     rejected_logratios = policy_rejected_logps - ref_rejected_logps
     h = chosen_logratios - rejected_logratios
-    losses = -F.logsigmoid(beta * h + alpha * (chosen_lengths - rejected_lengths))
+    longer_by = (chosen_lengths - rejected_lengths).to(
+        h
+    )  # a count times a float is single precision
+    losses = -F.logsigmoid(beta * h + alpha * longer_by)
     return PreferenceLoss(
         losses, beta * chosen_logratios.detach(), beta * rejected_logratios.detach()
     )

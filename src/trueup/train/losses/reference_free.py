@@ -93,7 +93,7 @@ def orpo_loss(
         nat: clip the norm. Nothing ties the policy to where it began.
 
     Worked example: policy -2 over 4 tokens and -4 over 4, beta 0.1: p = 0.606531 and 0.367879,
-    log odds 0.432752 and -0.541325, loss 0.5 - 0.1 * log sigmoid(0.974077) = 0.532037.
+    log odds 0.432752 and -0.541325, loss 0.5 - 0.1 * log sigmoid(0.974077) = 0.532030.
     """
     chosen_means = policy_chosen_logps / chosen_lengths
     rejected_means = policy_rejected_logps / rejected_lengths

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-__all__ = ["Backbone", "adapter_weights", "base_weights"]
+__all__ = ["Backbone", "adapter_weights", "base_weights", "is_whole"]
 
 ADAPTER_FILE = "adapter_model.safetensors"
 BATCH_TOKENS = 12288
@@ -83,9 +83,12 @@ class Backbone:
         return cls(folder, model.to(device).eval(), tokenizer)
 
     def sibling(self, folder: Path) -> "Backbone":
-        """Another whole model on the same device, loaded once."""
+        """Another whole model on the same device. The last two stay loaded: a champion and its
+        candidate."""
         if folder not in self._siblings:
             self._siblings[folder] = Backbone.load(folder, device=str(self.device))
+            for oldest in list(self._siblings)[:-2]:
+                del self._siblings[oldest]
         return self._siblings[folder]
 
     # --- roles --------------------------------------------------------------------------------
@@ -289,6 +292,11 @@ def _batches(prompts: list[list[int]], num_samples: int) -> Iterator[list[int]]:
         batch.append(i)
     if batch:
         yield batch
+
+
+def is_whole(folder: Path) -> bool:
+    """True for a folder with a model of its own, not an adapter."""
+    return (folder / "config.json").is_file()
 
 
 def base_weights(folder: Path) -> str:

@@ -28,6 +28,7 @@ from trueup.errors import DataError, ModelError, StorageError, TrueupError
 from trueup.models import chat
 from trueup.models.backbone import Backbone
 from trueup.models.sampler import Drawn, SampleRequest, sample
+from trueup.models.stored import parts_of
 from trueup.records import Checkpoint, Completion, Messages, Release, Sampling
 from trueup.store import Store
 
@@ -279,13 +280,13 @@ class Engine:
             pending = batch[place]
             pending._end(
                 sample_idx,
-                self._backbone.completion(
+                served.backbone.completion(
                     drawn, pending.prompt_ids, served.weights, pending.sampling
                 ),
             )
 
         requests = [SampleRequest(p.prompt_ids, p.sampling, p.num_samples) for p in batch]
-        with self._backbone.acting_as(served.role) as model:
+        with served.backbone.acting_as(served.role) as model:
             sample(model, requests, eos_ids=self._eos_ids, on_token=on_token, on_done=on_done)
 
     # --- following the champion -------------------------------------------------------------------
@@ -312,10 +313,11 @@ class Engine:
         self._served = None  # a switch that fails must not leave half of it in service
         verified = self._verified(release)
         if verified.adapter:
-            self._backbone.attach(ROLE, verified.adapter)
+            verified.backbone.attach(ROLE, verified.adapter)
         else:
-            self._backbone.detach(ROLE)
-        self._served = _Served(_id(release), verified.weights, ROLE if verified.adapter else None)
+            verified.backbone.detach(ROLE)
+        role = ROLE if verified.adapter else None
+        self._served = _Served(_id(release), verified.weights, role, verified.backbone)
         return self._served
 
     def _release(self) -> Release | None:
@@ -340,20 +342,18 @@ class Engine:
     def _verified(self, release: Release | None) -> "_Verified":
         """Where the release's adapter is, once its bytes were found to be the release's weights."""
         if release is None:
-            return _Verified(self._backbone.base_weights, None)
+            return _Verified(self._backbone.base_weights, None, self._backbone)
         try:
-            adapter = self._adapter(release)
-            weights = self._backbone.weights(adapter)
+            adapter, backbone = None, self._backbone
+            if release.checkpoint_id:
+                checkpoint = self._store.get(Checkpoint, release.checkpoint_id)
+                backbone, adapter = parts_of(self._store, self._backbone, checkpoint)
+            weights = backbone.weights(adapter)
         except (OSError, ValueError, SQLAlchemyError) as error:
             raise _refusal(str(error), f"the adapter of release {release.id}") from error
         if weights != release.weights:
-            raise _refusal(f"{weights} in {adapter or self._backbone.folder}", release.weights)
-        return _Verified(weights, adapter)
-
-    def _adapter(self, release: Release) -> Path | None:
-        if release.checkpoint_id is None:
-            return None
-        return self._store.folder / self._store.get(Checkpoint, release.checkpoint_id).path
+            raise _refusal(f"{weights} in {adapter or backbone.folder}", release.weights)
+        return _Verified(weights, adapter, backbone)
 
 
 class _Served(NamedTuple):
@@ -362,11 +362,13 @@ class _Served(NamedTuple):
     release_id: str | None
     weights: str
     role: str | None
+    backbone: Backbone
 
 
 class _Verified(NamedTuple):
     weights: str
     adapter: Path | None
+    backbone: Backbone
 
 
 class _Stream:

@@ -10,14 +10,14 @@ from typing import Any
 
 from trueup.errors import IdentityError, ModelError
 from trueup.models import chat
-from trueup.models.backbone import Backbone
+from trueup.models.backbone import Backbone, is_whole
 from trueup.models.catalog import folder_of
 from trueup.models.config import ModelConfig
 from trueup.progress import task
 from trueup.records import Checkpoint, Completion, Messages, Release, SampleSet, Sampling
 from trueup.store import Store
 
-__all__ = ["StoredModel", "ensure_champion", "load_backbone"]
+__all__ = ["StoredModel", "ensure_champion", "load_backbone", "parts_of"]
 
 SAMPLE_BATCH = 48  # prompts between two commits
 
@@ -60,11 +60,9 @@ class StoredModel:
             IdentityError: the files on disk are not the weights the record names.
         """
         self.checkpoint = store.get(Checkpoint, checkpoint_id) if checkpoint_id else None
-        folder = _inside(store.folder, self.checkpoint.path) if self.checkpoint else None
-        is_whole = folder is not None and (folder / "config.json").is_file()
-        # a fully fine-tuned checkpoint is a base of its own
-        self.backbone = backbone.sibling(folder) if folder and is_whole else backbone
-        self.adapter = None if is_whole else folder
+        self.backbone, self.adapter = backbone, None
+        if self.checkpoint:
+            self.backbone, self.adapter = parts_of(store, backbone, self.checkpoint)
         self.role = role if self.adapter else None
         self.weights = self.backbone.weights(self.adapter)
         if self.checkpoint and self.checkpoint.weights != self.weights:
@@ -166,6 +164,26 @@ class StoredModel:
     def acting(self) -> Any:
         """Context manager: the network in this role."""
         return self.backbone.acting_as(self.role)
+
+
+def parts_of(
+    store: Store, backbone: Backbone, checkpoint: Checkpoint
+) -> tuple[Backbone, Path | None]:
+    """The base a checkpoint stands on, and its adapter; None for one that was trained whole and
+    is a base itself.
+
+    Raises:
+        IdentityError: the record's path leads out of the store.
+    """
+    folder = _inside(store.folder, checkpoint.path)
+    if is_whole(folder):
+        return backbone.sibling(folder), None
+    if checkpoint.base_weights != backbone.base_weights:
+        # its base may be an earlier champion that was trained whole
+        below = store.last(Checkpoint, weights=checkpoint.base_weights)
+        if below and is_whole(_inside(store.folder, below.path)):
+            return backbone.sibling(_inside(store.folder, below.path)), folder
+    return backbone, folder
 
 
 def _inside(folder: Path, relative: str) -> Path:

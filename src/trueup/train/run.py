@@ -326,10 +326,10 @@ def _wait_for(store: Store, record: TrainingRun) -> Checkpoint:
 
 def _same(backbone: Backbone, place: Path, weights: str) -> bool:
     """True where a folder already holds these weights, whole."""
-    from trueup.models.backbone import base_weights
+    from trueup.models.backbone import base_weights, is_whole
 
     try:
-        if (place / "config.json").is_file():
+        if is_whole(place):
             return base_weights(place) == weights
         return backbone.weights(place) == weights
     except (OSError, ValueError):

@@ -1,0 +1,127 @@
+"""`trueup train` as typed: every method on a file, the dry run, and what it refuses."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from click.testing import CliRunner, Result
+
+from trueup.cli.main import cli
+from trueup.errors import ConfigError, DataError
+from trueup.train.config import Method
+
+SETTINGS = """
+[model]
+base = "{model}"
+num_threads = 1
+[train]
+epochs = 3
+learning_rate = 2e-3
+pairs_per_step = 4
+lora_rank = 4
+"""
+Trueup = Callable[..., Result]
+
+
+@pytest.fixture
+def folder(tiny_model: Path, tmp_path: Path) -> Path:
+    (tmp_path / "trueup.toml").write_text(SETTINGS.format(model=tiny_model))
+    rows = [
+        {"prompt": f"{thing}?" + " " * n, "chosen": f"{colour}.",
+         "rejected": f"um, the {thing} is {colour}" + "!" * n}
+        for thing, colour in {"sky": "blue", "leaf": "green", "coal": "black"}.items()
+        for n in range(4)
+    ]  # fmt: skip
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    single = [
+        {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
+        for row in rows for side in ("chosen", "rejected")
+    ]  # fmt: skip
+    (tmp_path / "single.jsonl").write_text("\n".join(map(json.dumps, single)))
+    return tmp_path
+
+
+@pytest.fixture
+def trueup(folder: Path) -> Trueup:
+    """The command line, in this process: torch is loaded once."""
+
+    def run(*words: str) -> Result:
+        return CliRunner().invoke(cli, ["--project", str(folder), *words])
+
+    return run
+
+
+@pytest.mark.parametrize("method", get_args(Method))
+def test_every_method_trains_on_a_file_and_says_what_it_did(
+    trueup: Trueup, folder: Path, method: str
+) -> None:
+    extra = ("--set", "train.label_smoothing=0.1") if method == "robust_dpo" else ()
+    done = trueup(
+        *extra, "train", "--method", method, "--dataset", str(folder / "pairs.jsonl"), "--json"
+    )
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    metrics = told["checkpoint"]["metrics"]
+    assert len(told["dataset"]["pair_ids"]) == 12
+    assert (folder / ".trueup" / told["checkpoint"]["path"]).is_dir()
+    if method != "reward":
+        assert metrics["num_pairs"] == 12
+        assert metrics["last"]["loss"] < metrics["first"]["loss"]
+
+
+def test_single_ratings_are_trained_on_by_kto_and_refused_by_dpo(
+    trueup: Trueup, folder: Path
+) -> None:
+    file = str(folder / "single.jsonl")
+    done = trueup("train", "--method", "kto", "--dataset", file, "--json")
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert told["dataset"]["pair_ids"] == [] and len(told["dataset"]["label_ids"]) == 24
+    history = told["checkpoint"]["metrics"]["history"]
+    assert history[-1]["chosen_logps_change"] > 0 > history[-1]["rejected_logps_change"]
+    refused = trueup("train", "--dataset", file)
+    assert isinstance(refused.exception, DataError)
+    assert "--method kto" in str(refused.exception)
+
+
+def test_the_dry_run_shows_the_tokens_with_loss_and_trains_nothing(
+    trueup: Trueup, folder: Path
+) -> None:
+    file = str(folder / "pairs.jsonl")
+    done = trueup("train", "--dataset", file, "--dry-run")
+    assert done.exit_code == 0, done.output
+    assert "<|im_end|>" in done.stdout
+    assert "template_" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    told = json.loads(trueup("train", "--dataset", file, "--dry-run", "--json").stdout)
+    tokens = told["samples"][0]["chosen"]
+    assert any(t[2] if isinstance(t, list) else t["carries_loss"] for t in tokens)
+    counts = json.loads(trueup("status", "--json").stdout)["counts"]
+    assert counts["checkpoint"] == 0
+
+
+def test_a_limit_takes_the_first_records(trueup: Trueup, folder: Path) -> None:
+    done = trueup("train", "--dataset", str(folder / "pairs.jsonl"), "--limit", "5", "--json")
+    assert json.loads(done.stdout)["checkpoint"]["metrics"]["num_pairs"] == 5
+
+
+def test_settings_that_contradict_each_other_are_refused(trueup: Trueup, folder: Path) -> None:
+    done = trueup("train", "--method", "robust_dpo", "--dataset", str(folder / "pairs.jsonl"))
+    assert isinstance(done.exception, ConfigError)
+    assert "label_smoothing above 0" in str(done.exception)
+
+
+def test_the_real_program_prints_a_summary_of_80_columns(folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "trueup", "train", "--dataset", "pairs.jsonl"],
+        cwd=folder, capture_output=True, text=True, timeout=180,
+        env={**os.environ, "COLUMNS": "80"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "12 records, loss 0.6931 -> " in done.stdout
+    assert "Traceback" not in done.stderr

@@ -85,5 +85,21 @@ def _rows(figures: Mapping[str, float | None]) -> list[list[str]]:
 
 def show_reward(metrics: Mapping[str, Any]) -> None:
     """Print what a reward model is worth on pairs it did not train on."""
-    rows = [[name, str(value)] for name, value in metrics.items() if isinstance(value, float)]
-    table(["held-out pairs", "value"], rows)
+
+    def share(name: str) -> str:
+        value = metrics.get(name)
+        return "unknown" if value is None else f"{value:.1%}"
+
+    interval = f"[{share('accuracy_low')}, {share('accuracy_high')}]"
+    rows = [
+        ["accuracy", f"{share('accuracy')} {interval}"],
+        ["accuracy of 'the longer answer wins'", share("longer_wins_rate")],
+        ["picks the longer answer", share("picks_longer_rate")],
+        ["calibration error (ECE)", share("ece")],
+    ]
+    names = {"": "length_correlation", " within a prompt": "length_correlation_within"}
+    for what, name in names.items():
+        value = metrics.get(name)
+        shown = "unknown" if value is None else f"{value:+.2f}"
+        rows.append([f"correlation with length{what}", shown])
+    table(["held-out pairs", "reward model"], rows)

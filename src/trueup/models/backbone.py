@@ -11,6 +11,7 @@ bit is another. Only safetensors are read; a pickled file is refused.
 
 import hashlib
 import json
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -55,8 +56,11 @@ class Backbone:
         from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
+        from transformers.utils import logging
+
         from trueup.models.kv_cache import ATTENTION
 
+        logging.disable_progress_bar()  # it draws over ours, and is over in a second
         _check_folder(folder)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         on_gpu = device.startswith("cuda")
@@ -143,7 +147,8 @@ class Backbone:
             task_type="CAUSAL_LM",
             target_modules="all-linear" if list(targets) == ["all-linear"] else list(targets),
         )
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
             torch.manual_seed(seed)
             if isinstance(self._model, PeftModel):
                 self._model.add_adapter(role, config)

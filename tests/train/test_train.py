@@ -4,185 +4,46 @@ A tiny taught model on the CPU. Half of the pairs are the champion's own samples
 log-probs, half are plain text from a file; stopped runs are real processes and real signals.
 """
 
-import hashlib
 import json
 import math
 import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_project import (
+    ADAPTER,
+    CONFIG,
+    STOPPABLE,
+    MakeProject,
+    Project,
+    Trained,
+    drawn_pairs,
+    fill,
+    heard,
+    logprobs_of,
+    pair,
+    question,
+    reference_of,
+    sha256,
+    stop_in_the_middle,
+    written_pairs,
+)
 
-from trueup import progress
 from trueup.errors import DataError, IdentityError, ModelError, TrainingError
 from trueup.models.backbone import Backbone
-from trueup.models.logprobs import Branches, completion_logprobs
 from trueup.models.stored import StoredModel
 from trueup.models.tiny import save_tiny
-from trueup.records import (
-    Checkpoint,
-    Completion,
-    Dataset,
-    Message,
-    PreferencePair,
-    Release,
-    Sampling,
-    TrainingRun,
-)
+from trueup.records import Checkpoint, Completion, Dataset, PreferencePair, Release, TrainingRun
 from trueup.store import Store
-from trueup.train import TrainConfig, run
-from trueup.train.data import WASTE, Row, encode, order, split
+from trueup.train import run
+from trueup.train.data import WASTE, encode, order, split
 from trueup.train.fit import fit
 from trueup.train.identity import check_identity
 from trueup.train.objectives import Preference
 from trueup.train.policy import Policy
-from trueup.train.reference import FixedReference
-
-CONFIG = TrainConfig(epochs=2, pairs_per_step=4, learning_rate=2e-3, lora_rank=4, lora_alpha=8.0)
-THINGS = ("sky", "leaf", "coal", "snow")
-ADAPTER = "adapter_model.safetensors"
-
-
-class Project(NamedTuple):
-    """What a training run reads."""
-
-    store: Store
-    champion: StoredModel
-    dataset: Dataset
-
-    def train(self, config: TrainConfig = CONFIG) -> Checkpoint:
-        return run(self.store, config, self.dataset, self.champion)
-
-    def adapter(self, checkpoint: Checkpoint) -> Path:
-        return self.store.folder / checkpoint.path / ADAPTER
-
-
-MakeProject = Callable[..., Project]
-
-
-def question(thing: str, spaces: int = 0) -> tuple[Message, ...]:
-    return (Message(role="user", content=f"{thing}?{' ' * spaces}"),)
-
-
-def pair(prompt: tuple[Message, ...], chosen: Completion, rejected: Completion) -> PreferencePair:
-    return PreferencePair(
-        prompt=prompt, chosen=chosen, rejected=rejected, margin=1.0, label_ids=("label_1",)
-    )
-
-
-def drawn_pairs(champion: StoredModel, seed: int = 1) -> list[PreferencePair]:
-    """The champion's own answers, the shortest over the longest."""
-    prompts = [question(thing, spaces) for thing in THINGS for spaces in (0, 1)]
-    answers = champion.complete(prompts, Sampling(max_tokens=24, seed=seed), num_samples=4)
-    found = []
-    for prompt, group in zip(prompts, answers, strict=True):
-        by_length = sorted(group, key=lambda c: len(c.token_ids or ()))
-        if by_length[0].token_ids != by_length[-1].token_ids:
-            found.append(pair(prompt, by_length[0], by_length[-1]))
-    return found
-
-
-def written_pairs() -> list[PreferencePair]:
-    """Text that never was tokens, as an import brings it."""
-    return [
-        pair(
-            question(thing, 2 + n),
-            Completion(text=f"{colour}.", finish_reason="stop"),
-            Completion(text=f"um, um, the {thing} is {colour}", finish_reason="stop"),
-        )
-        for thing, colour in zip(THINGS, ("blue", "green", "black", "white"), strict=True)
-        for n in range(2)
-    ]
-
-
-@pytest.fixture(scope="module")
-def pairs(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[PreferencePair]:
-    store = Store(tmp_path_factory.mktemp("draw"))
-    return drawn_pairs(StoredModel.serving(store, Backbone.load(tiny_model))) + written_pairs()
-
-
-@pytest.fixture
-def make_project(
-    tiny_model: Path, tmp_path: Path, pairs: list[PreferencePair]
-) -> Iterator[MakeProject]:
-    stores: list[Store] = []
-
-    def make(some: list[PreferencePair] | None = None, *, name: str = "store") -> Project:
-        store = Store(tmp_path / name)
-        stores.append(store)
-        return fill(store, tiny_model, pairs if some is None else some)
-
-    yield make
-    for store in stores:
-        store.close()
-
-
-def fill(store: Store, model: Path, pairs: list[PreferencePair]) -> Project:
-    store.add_all(pairs)
-    dataset = Dataset(pair_ids=tuple(p.id for p in pairs), source="loop")
-    store.add(dataset)
-    return Project(store, StoredModel.serving(store, Backbone.load(model)), dataset)
-
-
-class Trained(NamedTuple):
-    """A finished run in a store that no test changes."""
-
-    project: Project
-    checkpoint: Checkpoint
-
-    @property
-    def folder(self) -> Path:
-        return self.project.store.folder / self.checkpoint.path
-
-
-@pytest.fixture(scope="module")
-def trained(
-    tiny_model: Path, pairs: list[PreferencePair], tmp_path_factory: pytest.TempPathFactory
-) -> Trained:
-    project = fill(Store(tmp_path_factory.mktemp("trained")), tiny_model, pairs)
-    return Trained(project, project.train())
-
-
-def sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def logprobs_of(backbone: Backbone, role: str | None) -> torch.Tensor:
-    """Of a fixed text, under a role."""
-    row = Branches(list(range(3, 40)), [list(range(50, 70)), [7, 8, 9]])
-    with torch.no_grad(), backbone.acting_as(role) as model:
-        return torch.cat(completion_logprobs(model, [row])[0])
-
-
-def reference_of(project: Project, rows: list[Row]) -> FixedReference:
-    """The champion as the reference, ready for these rows."""
-    reference = FixedReference(
-        project.champion.acting, project.champion.weights, tokens_per_batch=200
-    )
-    reference.prepare(rows)
-    return reference
-
-
-@contextmanager
-def heard(tasks: dict[str, int]) -> Iterator[None]:
-    """Write down the name and size of every piece of work announced."""
-
-    @contextmanager
-    def listener(name: str, total: int) -> Iterator[Callable[[int], None]]:
-        tasks[name] = total
-        yield lambda _: None
-
-    with progress.listen(listener):
-        yield
-
 
 # --- where it starts ------------------------------------------------------------------------------
 
@@ -468,21 +329,6 @@ def test_an_epochs_order_is_a_function_of_the_seed() -> None:
 
 # --- the same however it is stopped ---------------------------------------------------------------
 
-STOPPABLE = CONFIG.model_copy(update={"epochs": 8, "save_every_steps": 2})
-TRAIN = """
-import sys
-from pathlib import Path
-from trueup.models.backbone import Backbone
-from trueup.models.stored import StoredModel
-from trueup.records import Dataset
-from trueup.store import Store
-from trueup.train import TrainConfig, run
-
-store = Store(sys.argv[1])
-champion = StoredModel.serving(store, Backbone.load(Path(sys.argv[2])))
-run(store, TrainConfig.model_validate_json(sys.argv[3]), store.all(Dataset)[0], champion)
-"""
-
 
 @pytest.fixture(scope="module")
 def uninterrupted(
@@ -491,30 +337,6 @@ def uninterrupted(
     """Hash of the adapter file when nothing goes wrong."""
     project = fill(Store(tmp_path_factory.mktemp("whole")), tiny_model, pairs)
     return sha256(project.adapter(project.train(STOPPABLE)))
-
-
-def stop_in_the_middle(project: Project, how: signal.Signals) -> list[dict]:
-    """Train in another process and send it a signal once a state is saved; returns what the newest
-    state says of the steps so far."""
-    command = [sys.executable, "-c", TRAIN, project.store.folder, project.champion.backbone.folder]
-    process = subprocess.Popen(
-        [*map(str, command), STOPPABLE.model_dump_json()],
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
-            "OMP_NUM_THREADS": str(torch.get_num_threads()),
-        },
-        stderr=subprocess.DEVNULL,
-    )
-    runs = project.store.folder / "runs"
-    deadline = time.monotonic() + 120
-    while not list(runs.glob("*/step-*")):
-        assert process.poll() is None and time.monotonic() < deadline, "it never saved a state"
-        time.sleep(0.002)
-    process.send_signal(how)
-    assert process.wait(timeout=60) != 0
-    (state,) = runs.glob("*/step-*")
-    return json.loads((state / "state.json").read_text())["history"]
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])

@@ -431,6 +431,12 @@ def test_equal_lengths_are_not_short() -> None:
     assert [raised.count(p) for p in some] == [1, 3]
 
 
+def test_a_single_answer_is_not_short_but_part_of_the_whole() -> None:
+    some = [pair("single"), pair("short", "a", "b c")]
+    lengths = {some[0].id: (1,), some[1].id: (1, 2)}
+    assert raise_short_share(some, 0.75, 0, lengths) == [some[0], *[some[1]] * 3]
+
+
 def test_with_no_short_pair_there_is_nothing_to_repeat() -> None:
     some = lengths_of(0, 6)
     assert raise_short_share(some, 0.0, 0, words) == some

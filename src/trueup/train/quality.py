@@ -134,7 +134,7 @@ def quality(
 
     Args:
         pairs: each once; a repeated pair counts as often as it stands there.
-        labels: the labels to compare with one another for the noise, at least those of `pairs`.
+        labels: every label of these prompts, see `label_noise`.
         lengths: tokens of (chosen, rejected), as they will be trained on.
 
     Raises:
@@ -168,20 +168,18 @@ def _quartiles(values: Sequence[float]) -> tuple[float, float, float] | None:
     return float(low), float(middle), float(high)
 
 
-def _measure(item: Item, lengths: Lengths[Item]) -> tuple[int, int]:
+def _measure(item: Item, lengths: Lengths[Item]) -> Sequence[int]:
     """Tokens of (chosen, rejected)."""
     if not isinstance(lengths, Mapping):
-        chosen, rejected = lengths(item)
-    elif item.id in lengths:
-        chosen, rejected = lengths[item.id]
-    else:
+        return lengths(item)
+    if item.id not in lengths:
         raise DataError(
             "A pair has no lengths",
             got=item.id,
             expected="the tokens of both answers for every pair",
             next="leave out the pairs that were skipped when they were encoded",
         )
-    return chosen, rejected
+    return lengths[item.id]
 
 
 # --- label noise ----------------------------------------------------------------------------------
@@ -202,6 +200,9 @@ def label_noise(labels: Iterable[Label]) -> Estimate | None:
     One annotator's repetitions are no evidence: identical labels are one record, so only the
     contradictions among them would be seen. Three annotators of a comparison make the interval
     wider than it need be.
+
+    Pass every label there is, not those that pairs were kept of: where annotators agree one pair
+    is kept, where they contradict each other both are, and only contradictions would be seen.
 
     Watch: what all annotators get wrong together leaves no trace, and where some comparisons are
     harder than others e errs low. Where annotators differ, 1 - 2 e is the geometric mean of
@@ -398,7 +399,7 @@ def raise_short_share(
     Watch: a handful of short pairs is then seen many times an epoch.
 
     Args:
-        rows: pairs, or rows of tokens.
+        rows: pairs, or rows of tokens; a row with a single answer is not a short one.
         share: in [0, 1).
         lengths: tokens of (chosen, rejected).
 
@@ -407,11 +408,7 @@ def raise_short_share(
         DataError: there is no such pair to repeat, or `lengths` is a mapping and lacks a pair.
     """
     _check_share(share)
-    short = []
-    for row in rows:
-        chosen, rejected = _measure(row, lengths)
-        if chosen < rejected:
-            short.append(row)
+    short = [row for row in rows if _is_short(_measure(row, lengths))]
     # (short + copies) / (rows + copies) >= share; rounding must not call for one more
     copies = math.ceil((share * len(rows) - len(short)) / (1 - share) - 1e-9)
     if copies <= 0 and (short or not share):
@@ -424,6 +421,10 @@ def raise_short_share(
             next="set train.short_share to 0, or label answers of other lengths",
         )
     return [*rows, *islice(cycle(_shuffled(short, seed)), copies)]
+
+
+def _is_short(sizes: Sequence[int]) -> bool:
+    return len(sizes) == 2 and sizes[0] < sizes[1]
 
 
 class Mix(NamedTuple):

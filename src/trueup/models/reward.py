@@ -68,7 +68,9 @@ class RewardHead(nn.Module):
         small and the first loss is close to log 2."""
         super().__init__()
         random = torch.Generator().manual_seed(seed)
-        self.weight = nn.Parameter(torch.randn(1, hidden_size, generator=random) / (hidden_size + 1))
+        self.weight = nn.Parameter(
+            torch.randn(1, hidden_size, generator=random) / (hidden_size + 1)
+        )
 
     def forward(self, hidden_ND: Tensor) -> Tensor:
         """Scores of shape (N,)."""
@@ -84,9 +86,7 @@ def branch_scores(model: Any, head: RewardHead, rows: Sequence[Branches]) -> Ten
     return head(end_hidden(model, rows))
 
 
-def step_end_scores(
-    model: Any, head: RewardHead, rows: Sequence[Branches], ends: Ends
-) -> Tensor:
+def step_end_scores(model: Any, head: RewardHead, rows: Sequence[Branches], ends: Ends) -> Tensor:
     """Raw scores on the tokens that end steps, with their gradient: what the answer is worth up to
     there, blind to what follows.
 
@@ -511,7 +511,9 @@ def _check_ends(places: Sequence[int], num_tokens: int) -> None:
 
 
 def _check_fit(rows: Sequence[Branches], context: int) -> None:
-    longest = max((len(r.prompt_ids) + max(map(len, r.completions), default=0) for r in rows), default=0)
+    longest = max(
+        (len(r.prompt_ids) + max(map(len, r.completions), default=0) for r in rows), default=0
+    )
     if longest > context:
         raise ModelError(
             "An answer does not fit the reward model's context",

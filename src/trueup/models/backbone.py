@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from trueup.errors import ModelError
 from trueup.models import chat
+from trueup.models.config import DtypeName
 from trueup.records import Completion, Messages, Sampling, content_hash
 
 if TYPE_CHECKING:
@@ -46,8 +47,13 @@ class Backbone:
         self._siblings: dict[Path, Backbone] = {}
 
     @classmethod
-    def load(cls, folder: Path, *, device: str | None = None) -> "Backbone":
-        """Load a model folder in fp32 on the CPU, or in the GPU's preferred dtype.
+    def load(
+        cls, folder: Path, *, device: str | None = None, dtype: DtypeName = "auto"
+    ) -> "Backbone":
+        """Load a model folder on the GPU if there is one, else on the CPU.
+
+        Args:
+            dtype: see `models.dtype`.
 
         Raises:
             ModelError: no folder, no config, no tokenizer, no chat template, or no safetensors.
@@ -55,20 +61,21 @@ class Backbone:
         import torch
         from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM, AutoTokenizer
-
         from transformers.utils import logging
 
+        from trueup.models.dtype import choose_dtype
         from trueup.models.kv_cache import ATTENTION
 
         logging.disable_progress_bar()  # it draws over ours, and is over in a second
         _check_folder(folder)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        on_gpu = device.startswith("cuda")
-        dtype = torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported() else torch.float32
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder)
             model: Any = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype, use_safetensors=True, attn_implementation=ATTENTION
+                folder,
+                dtype=choose_dtype(dtype, device),
+                use_safetensors=True,
+                attn_implementation=ATTENTION,
             )
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise ModelError(
@@ -90,7 +97,9 @@ class Backbone:
         """Another whole model on the same device. The last two stay loaded: a champion and its
         candidate."""
         if folder not in self._siblings:
-            self._siblings[folder] = Backbone.load(folder, device=str(self.device))
+            self._siblings[folder] = Backbone.load(
+                folder, device=str(self.device), dtype=self.dtype_name
+            )
             for oldest in list(self._siblings)[:-2]:
                 del self._siblings[oldest]
         return self._siblings[folder]
@@ -106,6 +115,12 @@ class Backbone:
     def context(self) -> int:
         """Tokens the model can hold; a billion where its config does not say."""
         return int(getattr(self._model.config, "max_position_embeddings", None) or 10**9)
+
+    @property
+    def dtype_name(self) -> DtypeName:
+        """The format the weights are in."""
+        size = next(self._model.parameters()).element_size()
+        return "bfloat16" if size == 2 else "float32"
 
     @property
     def device(self) -> "torch.device":
@@ -125,10 +140,13 @@ class Backbone:
 
         _check_adapter(adapter, self.base_weights)
         self.detach(role)
-        if isinstance(self._model, PeftModel):
-            self._model.load_adapter(str(adapter), adapter_name=role)
-        else:
-            self._model = PeftModel.from_pretrained(self._model, str(adapter), adapter_name=role)
+        with _quiet():
+            if isinstance(self._model, PeftModel):
+                self._model.load_adapter(str(adapter), adapter_name=role)
+            else:
+                self._model = PeftModel.from_pretrained(
+                    self._model, str(adapter), adapter_name=role
+                )
         self._model.eval()
 
     def new_adapter(
@@ -147,8 +165,7 @@ class Backbone:
             task_type="CAUSAL_LM",
             target_modules="all-linear" if list(targets) == ["all-linear"] else list(targets),
         )
-        with torch.random.fork_rng(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
+        with torch.random.fork_rng(), _quiet():
             torch.manual_seed(seed)
             if isinstance(self._model, PeftModel):
                 self._model.add_adapter(role, config)
@@ -267,6 +284,14 @@ class Backbone:
             after=chat.digest(prompt_ids),
             sampling=sampling,
         )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """peft asks transformers by an old name, and transformers says so."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def _own_seeds(sampling: Sampling, prompts: Sequence[Messages]) -> list[Sampling]:

@@ -32,7 +32,9 @@ def load_backbone(config: ModelConfig, project: Path) -> Backbone:
         import torch
 
         torch.set_num_threads(config.num_threads)
-    return Backbone.load(folder_of(config.base, relative_to=project), device=config.device)
+    return Backbone.load(
+        folder_of(config.base, relative_to=project), device=config.device, dtype=config.dtype
+    )
 
 
 def ensure_champion(store: Store, backbone: Backbone) -> Release:

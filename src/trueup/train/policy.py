@@ -3,10 +3,12 @@
 Either way it starts as exactly the champion, and the champion stays as it is.
 """
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from trueup.models.backbone import Backbone
@@ -28,6 +30,8 @@ class Policy:
         self.backbone, self.role, self.parameters = backbone, role, parameters
         self.average: dict[str, Tensor] = {}
         """With an `ema` reference: the average's tensors, by the policy's names."""
+        self.computes_in_half = False
+        """True where the products run in bfloat16 though the weights are float32."""
 
     @classmethod
     def start(cls, champion: StoredModel, config: TrainConfig) -> "Policy":
@@ -49,19 +53,28 @@ class Policy:
 
     @classmethod
     def _whole(cls, champion: StoredModel) -> "Policy":
-        backbone = Backbone.load(champion.backbone.folder, device=str(champion.backbone.device))
+        served = champion.backbone
+        # a bfloat16 weight swallows small updates: all weights train in float32
+        backbone = Backbone.load(served.folder, device=str(served.device), dtype="float32")
         if champion.adapter:
             backbone.merge(champion.adapter)
-        return cls(backbone, None, dict(backbone.model.named_parameters()))
+        policy = cls(backbone, None, dict(backbone.model.named_parameters()))
+        policy.computes_in_half = served.dtype_name == "bfloat16"
+        return policy
 
     @property
     def is_whole(self) -> bool:
         """True where every weight trains."""
         return self.role is None
 
-    def acting(self) -> AbstractContextManager[Any]:
+    @contextmanager
+    def acting(self) -> Iterator[Any]:
         """The network as the policy."""
-        return self.backbone.acting_as(self.role)
+        half = torch.autocast(
+            self.backbone.device.type, dtype=torch.bfloat16, enabled=self.computes_in_half
+        )
+        with half, self.backbone.acting_as(self.role) as model:
+            yield model
 
     def acting_as_average(self) -> AbstractContextManager[Any]:
         """The network as the policy's moving average."""

@@ -172,7 +172,9 @@ def _rows(
         rows = [row for row in rows if any(row.desirable)]
     told["skipped"] = dict(skipped)
     lengths = {row.id: row.lengths for row in rows}
-    labels = store.get_all(Label, [one for p in pairs for one in p.label_ids])
+    # all labels of these prompts: pairs keep one of several that agree, and noise is disagreement
+    prompts = {p.prompt for p in pairs}
+    labels = [one for one in store.each(Label) if one.prompt in prompts]
     usable = [p for p in pairs if p.id in lengths]
     if usable:
         found = quality.quality(usable, labels, lengths)

@@ -121,7 +121,8 @@ class TrainConfig(StageConfig):
 
     tokens_per_batch: int | None = Field(default=None, ge=64)
     """Most padded tokens in one forward pass; a step's pairs are split to fit, and the gradient
-    is the same to rounding. By default 1,024 on a CPU, 16,384 on a GPU."""
+    is the same to rounding. By default 512 on a CPU, where wider
+    passes only cost memory, and 16,384 on a GPU."""
 
     checkpointing: bool = False
     """Compute activations again in the backward pass: a third slower, a fraction of the memory."""
@@ -186,7 +187,7 @@ class TrainConfig(StageConfig):
             raise ValueError("reference 'ema' needs an adapter: set adapter to 'lora'")
         if self.adapter == "full" and self.method == "reward":
             raise ValueError("a reward model is an adapter with a head: set adapter to 'lora'")
-        alone = {"kto", "sft", "reward"} & {self.method, *self.plus} - {"sft"}
+        alone = ({"kto", "reward"} & {self.method, *self.plus}) | ({"sft"} & {self.method})
         if alone and self.plus:
             raise ValueError(f"{sorted(alone)[0]} cannot be summed with other losses")
         return self

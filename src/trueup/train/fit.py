@@ -44,7 +44,7 @@ class Fitted(NamedTuple):
 
 def budget(config: TrainConfig, device: torch.device) -> int:
     """Padded tokens of one forward pass: what the settings say, or what the device likes."""
-    return config.tokens_per_batch or (1024 if device.type == "cpu" else 16384)
+    return config.tokens_per_batch or (512 if device.type == "cpu" else 16384)
 
 
 def fit(
@@ -80,7 +80,7 @@ def fit(
     for parameter in learning:
         parameter.requires_grad_(True)
     optimizer = torch.optim.AdamW(
-        learning, lr=config.learning_rate, weight_decay=config.weight_decay
+        learning, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
     tokens_per_batch = budget(config, learning[0].device)
     steps_per_epoch = math.ceil(len(rows) / config.pairs_per_step)

@@ -7,6 +7,7 @@ is kept by content, for the next loss, sweep or run. The rest is computed.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -86,6 +87,7 @@ class FixedReference:
 
     def prepare(self, rows: Sequence[Row]) -> None:
         """Have the log-probs of these rows ready; costs a pass over those nobody knows."""
+        rows = list({row.id: row for row in rows}.values())
         found = [self._stored(row) for row in rows]
         cached = self._cached([row for row, known in zip(rows, found, strict=True) if not known])
         missing = []
@@ -143,12 +145,16 @@ class FixedReference:
             self._cache.put({key: one.tolist() for key, one in pieces})
 
     def _keys(self, row: Row) -> list[bytes]:
-        with self.acting() as model:
-            dtype = str(next(model.parameters()).dtype)
         prompt = row.branches.prompt_ids
         return [
-            LogprobCache.key(self.weights, dtype, prompt, ids) for ids in row.branches.completions
+            LogprobCache.key(self.weights, self._dtype, prompt, ids)
+            for ids in row.branches.completions
         ]
+
+    @cached_property
+    def _dtype(self) -> str:
+        with self.acting() as model:
+            return str(next(model.parameters()).dtype)
 
     def _pass(
         self, rows: Sequence[Row], name: str | None

@@ -13,6 +13,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from trueup.cli.lint_text import lint_text
 from trueup.errors import ConfigError, DataError
 from trueup.models import chat
 from trueup.models.backbone import Backbone
@@ -22,7 +23,7 @@ from trueup.models.tiny import TEMPLATE, save_tiny
 from trueup.records import Completion, Message, Messages, PreferencePair, Sampling
 from trueup.train.config import Allowed
 from trueup.train.data import Row, encode
-from trueup.train.lint import Lint, Sample, Token, lint, lint_text
+from trueup.train.lint import Lint, Sample, Token, lint
 
 THINGS = ("sky", "leaf", "coal", "snow")
 

@@ -151,7 +151,8 @@ def train(
 
 def _show_tokens(project: Project, dataset: Dataset, config: TrainConfig, as_json: bool) -> None:
     """What the linter sees; refuses what training would refuse."""
-    from trueup.train.lint import lint, lint_text
+    from trueup.cli.lint_text import lint_text
+    from trueup.train.lint import lint
     from trueup.train.run import served_template
 
     champion = project.champion()

@@ -100,11 +100,14 @@ def _section(info: FieldInfo) -> type[BaseModel] | None:
 def _type(annotation: Any) -> str:
     """The type as TOML has it."""
     if get_origin(annotation) in (Union, types.UnionType):
-        return _type(next(one for one in get_args(annotation) if one is not type(None)))
+        kinds = [_type(one) for one in get_args(annotation) if one is not type(None)]
+        return " or ".join(kinds)
     if get_origin(annotation) is Literal:
         return " or ".join(f'`"{one}"`' for one in get_args(annotation))
     if get_origin(annotation) is tuple:
         return f"list of {_type(get_args(annotation)[0])}"
+    if get_origin(annotation) is dict:
+        return "table of numbers"
     return {bool: "boolean", int: "integer", float: "number", str: "text"}[annotation]
 
 
@@ -119,6 +122,8 @@ def _toml(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, str):
         return f'"{value}"'
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items()) + " }"
     if isinstance(value, tuple):
         return "[" + ", ".join(_toml(one) for one in value) + "]"
     return f"{value:g}" if isinstance(value, float) and abs(value) < 1e-3 else str(value)

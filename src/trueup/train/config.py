@@ -111,7 +111,7 @@ class TrainConfig(StageConfig):
     """Share of the steps over which the rate rises."""
 
     weight_decay: float = Field(default=0.0, ge=0)
-    """AdamW's."""
+    """AdamW's decoupled decay of the weights, as a share of the rate."""
 
     epochs: int = Field(default=1, ge=1)
     """Passes over the pairs. Offline DPO over-trains: more than 2 to 4 costs more than it gives."""

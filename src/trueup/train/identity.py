@@ -100,7 +100,7 @@ def check_identity(
         tolerance,
         f"this architecture may need the cache path: report its config; {causes}",
     )
-    if len(picked[0].completions) == 2 and config.method not in ("kto", "reward"):
+    if config.method not in ("kto", "reward") and all(len(r.completions) == 2 for r in picked):
         figures["first_loss"] = _check_loss(config, picked, ours, theirs, plain, tolerance)
     return figures
 

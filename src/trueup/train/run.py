@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run", "served_template"]
 
-WITHOUT_REFERENCE = ("simpo", "orpo", "sft", "reward")
+WITHOUT_REFERENCE = frozenset(("simpo", "orpo", "sft", "reward"))
 
 
 def run(
@@ -266,7 +266,7 @@ def _reference(
     from trueup.train.logprob_cache import LogprobCache
     from trueup.train.reference import FixedReference, MovingReference, NoReference
 
-    if config.method in WITHOUT_REFERENCE:
+    if not {config.method, *config.plus} - WITHOUT_REFERENCE:
         return NoReference()
     if config.reference == "ema":
         return MovingReference(

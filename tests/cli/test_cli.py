@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -115,3 +116,69 @@ def test_a_model_that_was_never_pulled_says_how_to_pull_it(project: Path) -> Non
     done = trueup("--set", "model.base=nowhere/nothing", "label", cwd=project)
     assert done.returncode == 1
     assert "trueup model pull nowhere/nothing" in done.stderr
+
+
+WITHOUT = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in sys.argv[1].split(","):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+from trueup.cli.main import main
+main(sys.argv[2:])
+"""
+
+
+def trueup_without(packages: str, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The program where these packages are not installed."""
+    return subprocess.run(
+        [sys.executable, "-c", WITHOUT, packages, *words],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "COLUMNS": "80"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("package", "command", "extra"),
+    [
+        ("torch", "label", "train"),
+        ("transformers", "label", "train"),
+        ("huggingface_hub", "model pull nobody/nothing", "train"),
+        ("starlette", "serve", "gateway"),
+        ("uvicorn", "judge serve --port 0", "gateway"),
+    ],
+)
+def test_a_package_that_is_not_installed_exits_1_in_two_lines_that_name_its_extra(
+    project: Path, package: str, command: str, extra: str
+) -> None:
+    words = ["--set", f"model.base={project}", *command.split()]
+    done = trueup_without(package, *words, cwd=project)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    first, second = done.stderr.strip().splitlines()
+    assert first.startswith("error: ") and package in first and f"extra '{extra}'" in first
+    assert re.fullmatch(rf"  next: pip install 'trueup\[[\w,]*\b{extra}\b[\w,]*\]'\.", second)
+
+
+def test_what_needs_no_extra_works_without_any(project: Path) -> None:
+    extras = "torch,transformers,peft,safetensors,gguf,huggingface_hub,starlette,uvicorn"
+    assert trueup_without(extras, "status", "--json", cwd=project).returncode == 0
+
+
+def test_with_debug_a_missing_package_keeps_its_traceback(project: Path) -> None:
+    words = ["--debug", "--set", f"model.base={project}", "label"]
+    done = trueup_without("torch", *words, cwd=project)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr and "No module named 'torch'" in done.stderr
+
+
+def test_a_missing_package_of_the_base_is_a_broken_install_and_shows_where(project: Path) -> None:
+    done = trueup_without("sqlalchemy", "status", cwd=project)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr and "pip install" not in done.stderr

@@ -383,6 +383,7 @@ def _base_url(listening: socket.socket) -> str:
 
 def _missing() -> MissingDependency:
     return MissingDependency(
-        "The scripted judge needs starlette and uvicorn. "
-        "Install it with: pip install 'trueup[gateway]'"
+        "The scripted judge needs starlette and uvicorn",
+        expected="the extra 'gateway'",
+        next="pip install 'trueup[gateway]'",
     )

@@ -6,27 +6,36 @@
 A score means something beside other answers to the same prompt: its difference is the log-odds of
 being preferred. Each model's scale on held-out answers is kept with it, so that scores leave with
 mean 0 and deviation 1, and the members of an ensemble can be averaged.
-
-On disk a member is a folder: an ordinary PEFT adapter, the head, and a card with what it belongs
-to. Only safetensors are read, and only the bytes that the card names.
 """
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from trueup.errors import DataError, ModelError
-from trueup.models.backbone import Backbone, adapter_weights
+from trueup.models.backbone import Backbone
 from trueup.models.logprobs import end_hidden
+from trueup.models.reward_files import (
+    CARD_FILE,
+    HEAD_FILE,
+    HEAD_KEY,
+    Scale,
+    check_member,
+    check_weights,
+    ensemble_weights,
+    joint_weights,
+    member_weights,
+    read_card,
+    read_head,
+    read_scale,
+)
 from trueup.models.shared_prompt import Branches, branch_hidden
-from trueup.records import content_hash
 
 __all__ = [
     "Combination",
@@ -44,21 +53,6 @@ Combination = Literal["mean", "min", "uwo"]
 Ends = Sequence[Sequence[Sequence[int]]]
 """For each row and each of its completions the indices of the tokens that end a step."""
 
-HEAD_FILE = "reward_head.safetensors"
-HEAD_KEY = "score.weight"  # transformers' name in its sequence classifiers
-CARD_FILE = "card.json"
-
-
-class Scale(NamedTuple):
-    """Mean and standard deviation of a model's raw scores on held-out answers."""
-
-    mean: float = 0.0
-    std: float = 1.0
-
-    def of(self, raw: float) -> float:
-        """A raw score in standard deviations from the mean."""
-        return (raw - self.mean) / self.std
-
 
 class RewardHead(nn.Module):
     """score = w · state, in fp32. No bias: preferences say nothing of a constant."""
@@ -71,6 +65,13 @@ class RewardHead(nn.Module):
         self.weight = nn.Parameter(
             torch.randn(1, hidden_size, generator=random) / (hidden_size + 1)
         )
+
+    @classmethod
+    def of(cls, weight: Tensor) -> "RewardHead":
+        """One with these weights, of shape (1, hidden size), that does not learn."""
+        head = cls(weight.shape[1])
+        head.weight.data.copy_(weight)
+        return head.requires_grad_(False)
 
     def forward(self, hidden_ND: Tensor) -> Tensor:
         """Scores of shape (N,)."""
@@ -139,12 +140,12 @@ class RewardModel:
             ModelError: a file is missing, pickled, damaged or altered, or the model belongs to
                 another base or chat template.
         """
-        card = _read_card(folder)
-        scale = _scale_of(folder, card)
-        head = _read_head(folder, _hidden_size(backbone))
-        _check_card(folder, card, backbone, scale)
+        card = read_card(folder)
+        scale = read_scale(folder, card)
+        weight = read_head(folder, _hidden_size(backbone))
+        check_member(folder, card, backbone, scale)
         backbone.attach(role, folder)
-        return cls(backbone, role, head, scale=scale)
+        return cls(backbone, role, RewardHead.of(weight), scale=scale)
 
     def acting(self) -> AbstractContextManager[Any]:
         """The network with this model's adapter."""
@@ -219,7 +220,7 @@ class RewardModel:
         folder.mkdir(parents=True, exist_ok=True)
         save_file({HEAD_KEY: self.head.weight.detach().cpu().contiguous()}, folder / HEAD_FILE)
         self.backbone.save_adapter(self.role, folder, card={})
-        weights = _member_weights(self.backbone.base_weights, folder, self.scale)
+        weights = member_weights(self.backbone.base_weights, folder, self.scale)
         told = json.loads((folder / CARD_FILE).read_text())
         told |= {"kind": "reward", "weights": weights, "scale": self.scale._asdict(), **card}
         (folder / CARD_FILE).write_text(json.dumps(told, indent=2, sort_keys=True))
@@ -268,7 +269,7 @@ class RewardEnsemble:
         Raises:
             ModelError: as `RewardModel.attach`, or a member is not the one the card names.
         """
-        named = _read_card(folder).get("members")
+        named = read_card(folder).get("members")
         if not isinstance(named, list) or not named:
             raise ModelError(
                 f"{folder} is not a reward checkpoint",
@@ -278,12 +279,12 @@ class RewardEnsemble:
             )
         places = [folder / f"member-{number}" for number in range(len(named))]
         for place, expected in zip(places, named, strict=True):
-            _check_weights(place, _read_card(place).get("weights"), expected)
+            check_weights(place, read_card(place).get("weights"), expected)
         members = [
             RewardModel.attach(backbone, f"{role}-{number}", place)
             for number, place in enumerate(places)
         ]
-        return cls(members, _joint(named))
+        return cls(members, joint_weights(named))
 
     def scores(
         self,
@@ -353,126 +354,6 @@ def combine(
         mean - lam * math.fsum((r - mean) ** 2 for r in column) / len(column)
         for mean, column in zip(means, columns, strict=True)
     ]
-
-
-def ensemble_weights(base: str, folder: Path) -> str:
-    """`weights_` and 20 hex digits over what decides a score in a reward checkpoint: the base's
-    name and every member's adapter, head and scale.
-
-    Raises:
-        ModelError: a member's card or files are missing or cannot be read.
-    """
-    found = []
-    for place in _members(folder):
-        card = _read_card(place)
-        found.append(_member_weights(base, place, _scale_of(place, card)))
-    return _joint(found)
-
-
-def _members(folder: Path) -> list[Path]:
-    """The members' folders in their order."""
-    return sorted(folder.glob("member-*"), key=lambda one: int(one.name.removeprefix("member-")))
-
-
-def _joint(members: Sequence[str]) -> str:
-    return f"weights_{content_hash(['reward', *members])}"
-
-
-def _member_weights(base: str, folder: Path, scale: Scale) -> str:
-    try:
-        digest = hashlib.sha256(adapter_weights(base, folder).encode())
-        digest.update((folder / HEAD_FILE).read_bytes())
-    except (OSError, ValueError) as error:
-        raise _unreadable(folder, str(error)) from error
-    digest.update(json.dumps(list(scale)).encode())
-    return f"weights_{digest.hexdigest()[:20]}"
-
-
-# --- what is on disk ----------------------------------------------------------------------------
-
-
-def _read_card(folder: Path) -> dict[str, Any]:
-    try:
-        card = json.loads((folder / CARD_FILE).read_text())
-    except (OSError, ValueError) as error:
-        raise _unreadable(folder, str(error)) from error
-    if not isinstance(card, dict) or card.get("kind") != "reward":
-        raise _unreadable(folder, f"a {CARD_FILE} of another kind")
-    return card
-
-
-def _scale_of(folder: Path, card: dict[str, Any]) -> Scale:
-    try:
-        scale = Scale(**{name: float(value) for name, value in card["scale"].items()})
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _unreadable(folder, f"no scale in {CARD_FILE}: {error}") from error
-    if not all(map(math.isfinite, scale)) or scale.std <= 0:
-        raise _unreadable(folder, f"the scale {scale}")
-    return scale
-
-
-def _read_head(folder: Path, hidden_size: int) -> RewardHead:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        weight = load_file(folder / HEAD_FILE)[HEAD_KEY]
-    except (OSError, KeyError, ValueError, SafetensorError) as error:
-        found = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else "no such folder"
-        raise ModelError(
-            f"{folder} has no reward head that this program reads",
-            got=found,
-            expected=f"{HEAD_FILE} with '{HEAD_KEY}' (pickled files are refused)",
-            next="restore the folder from a backup, or train again",
-        ) from error
-    if weight.shape != (1, hidden_size) or not bool(weight.isfinite().all()):
-        raise ModelError(
-            f"The reward head in {folder} does not fit this base model",
-            got=tuple(weight.shape),
-            expected=f"finite weights of shape (1, {hidden_size})",
-            next="set model.base to the model it was trained on",
-        )
-    head = RewardHead(hidden_size)
-    head.weight.data.copy_(weight)
-    return head.requires_grad_(False)
-
-
-def _check_card(folder: Path, card: dict[str, Any], backbone: Backbone, scale: Scale) -> None:
-    """The files are those the card names, and were trained on this base and template."""
-    ours = {
-        "base_weights": (backbone.base_weights, "another base model"),
-        "template": (backbone.template, "another chat template"),
-    }
-    for key, (expected, what) in ours.items():
-        if card.get(key) != expected:
-            raise ModelError(
-                f"The reward model in {folder} belongs to {what}",
-                got=card.get(key),
-                expected=expected,
-                next="set model.base to the model it was trained on",
-            )
-    weights = _member_weights(backbone.base_weights, folder, scale)
-    _check_weights(folder, weights, card.get("weights"))
-
-
-def _check_weights(folder: Path, got: object, expected: object) -> None:
-    if got != expected:
-        raise ModelError(
-            f"The reward model in {folder} is not the one that was written",
-            got=got,
-            expected=str(expected),
-            next="restore the folder from a backup, or train again",
-        )
-
-
-def _unreadable(folder: Path, why: str) -> ModelError:
-    return ModelError(
-        f"{folder} is not a reward model that this program reads",
-        got=why,
-        expected=f"adapter_model.safetensors, adapter_config.json, {HEAD_FILE} and {CARD_FILE} "
-        "(pickled files are refused)",
-        next="restore the folder from a backup, or train again",
-    )
 
 
 # --- batches ------------------------------------------------------------------------------------

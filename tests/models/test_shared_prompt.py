@@ -1,4 +1,4 @@
-"""Both paths give what separate rows give, on four architectures, values and gradients alike.
+"""All paths give what separate rows give, on four architectures, values and gradients alike.
 
 The oracle is transformers' ordinary forward pass, one prompt and completion at a time, in eager
 attention, with no padding and a full softmax.
@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import (
+    Gemma3TextConfig,
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
+    MistralConfig,
     PretrainedConfig,
     Qwen2Config,
     set_seed,
@@ -91,8 +93,8 @@ def uneven(flat: Tensor) -> Tensor:
     return (flat * torch.linspace(-1, 1, len(flat))).sum()
 
 
-@pytest.mark.parametrize("path", ["tree", "cache"])
-def test_both_paths_give_the_values_and_gradients_of_separate_rows(
+@pytest.mark.parametrize("path", ["tree", "cache", "alone"])
+def test_every_path_gives_the_values_and_gradients_of_separate_rows(
     model: torch.nn.Module, oracle: torch.nn.Module, path: shared_prompt.Path
 ) -> None:
     shared = torch.cat([b for row in completion_logprobs(model, ROWS, path=path) for b in row])
@@ -105,7 +107,7 @@ def test_both_paths_give_the_values_and_gradients_of_separate_rows(
         assert torch.allclose(ours[name], gradient, atol=1e-4, rtol=1e-4), name
 
 
-@pytest.mark.parametrize("path", ["tree", "cache"])
+@pytest.mark.parametrize("path", ["tree", "cache", "alone"])
 def test_a_frozen_head_gives_the_rest_the_same_gradient(
     model: torch.nn.Module, oracle: torch.nn.Module, path: shared_prompt.Path
 ) -> None:
@@ -139,7 +141,7 @@ def test_checkpointing_changes_nothing_but_memory(model: torch.nn.Module) -> Non
     assert not any(m.training for m in model.modules())
 
 
-@pytest.mark.parametrize("path", ["tree", "cache"])
+@pytest.mark.parametrize("path", ["tree", "cache", "alone"])
 def test_collisions_are_the_log_of_the_sum_of_squares(
     model: torch.nn.Module, oracle: torch.nn.Module, path: shared_prompt.Path
 ) -> None:
@@ -152,7 +154,7 @@ def test_collisions_are_the_log_of_the_sum_of_squares(
     assert not collisions[0][0].requires_grad
 
 
-@pytest.mark.parametrize("path", ["tree", "cache"])
+@pytest.mark.parametrize("path", ["tree", "cache", "alone"])
 def test_the_state_on_the_last_token_is_a_separate_rows_last_state(
     model: torch.nn.Module, oracle: torch.nn.Module, path: shared_prompt.Path
 ) -> None:
@@ -176,8 +178,77 @@ def test_an_architecture_that_may_not_honour_the_mask_goes_through_the_cache() -
     model = make("llama", ATTENTION)
     rows = [Branches(ids(192, 1), [ids(6, 2)])]
     assert cheaper_path(model, rows) == "tree"
-    for said in ({"sliding_window": 64}, {"model_type": "unheard_of"}):
+    for said in ({"sliding_window": 198}, {"model_type": "unheard_of"}):
         other = make("llama", ATTENTION)
         for name, value in said.items():
             setattr(other.config, name, value)
         assert cheaper_path(other, rows) == "cache"
+
+
+WINDOWED = {
+    "mistral": lambda: MistralConfig(**SIZES, **LAYERS, num_key_value_heads=2, sliding_window=8),
+    "qwen2": lambda: Qwen2Config(
+        **SIZES,
+        **LAYERS,
+        num_key_value_heads=2,
+        use_sliding_window=True,
+        sliding_window=8,
+        max_window_layers=1,
+    ),
+    "gemma3": lambda: Gemma3TextConfig(
+        **SIZES,
+        **LAYERS,
+        num_key_value_heads=2,
+        head_dim=8,
+        sliding_window=8,
+        layer_types=["sliding_attention", "full_attention"],
+    ),
+}
+
+
+@pytest.mark.parametrize("with_checkpoints", [False, True])
+@pytest.mark.parametrize("family", WINDOWED)
+def test_a_layer_that_looks_back_over_a_window_counts_no_padding(
+    monkeypatch: pytest.MonkeyPatch, family: str, with_checkpoints: bool
+) -> None:
+    """Prompts of 1 to 30 tokens in one batch, a window of 8."""
+    monkeypatch.setitem(CONFIGS, family, WINDOWED[family])
+    model, oracle = make(family, ATTENTION), make(family, "eager")
+    with checkpointed(model, enabled=with_checkpoints):
+        assert cheaper_path(model, ROWS) == "alone"
+        found = torch.cat([b for row in completion_logprobs(model, ROWS) for b in row])
+        ours = gradients(model, uneven(found))
+    slow = torch.cat([separate(oracle, *branch) for branch in BRANCHES])
+    assert torch.allclose(found, slow, **TOLERANCE)
+    for name, gradient in gradients(oracle, uneven(slow)).items():
+        assert torch.allclose(ours[name], gradient, atol=1e-4, rtol=1e-4), name
+
+
+def test_what_fits_into_the_window_may_share_its_prompt() -> None:
+    model = make("llama", ATTENTION)
+    model.config.sliding_window = 40
+    assert cheaper_path(model, [Branches(ids(30, 1), [ids(10, 2)])]) == "cache"
+    assert cheaper_path(model, [Branches(ids(30, 1), [ids(11, 2)])]) == "alone"
+    # padding counts: neither row is longer than the window, both together are
+    rows = [Branches(ids(30, 1), [ids(2, 2)]), Branches(ids(3, 3), [ids(12, 4)])]
+    assert cheaper_path(model, rows) == "alone"
+
+
+def test_a_layer_of_an_unknown_kind_shares_nothing() -> None:
+    model = make("llama", ATTENTION)
+    model.config.layer_types = ["full_attention", "linear_attention"]
+    assert cheaper_path(model, [Branches(ids(3, 1), [ids(2, 2)])]) == "alone"
+
+
+def test_a_checkpointed_layer_keeps_no_cache_so_nothing_goes_through_it() -> None:
+    """transformers drops a checkpointed layer's cache and goes on: answers without their prompt."""
+    model = make("llama", ATTENTION)
+    plain = torch.cat([b for row in completion_logprobs(model, ROWS) for b in row])
+    model.config.model_type = "unheard_of"
+    assert cheaper_path(model, ROWS) == "cache"
+    with checkpointed(model):
+        assert cheaper_path(model, ROWS) == "alone"
+        found = torch.cat([b for row in completion_logprobs(model, ROWS) for b in row])
+        with torch.no_grad():
+            assert cheaper_path(model, ROWS) == "alone"
+    assert torch.allclose(found, plain, **TOLERANCE)

@@ -1,4 +1,4 @@
-"""Hidden states of completions, each prompt run once: two exact ways to the same numbers.
+"""Hidden states of completions, each prompt run once: exact ways to the same numbers.
 
 A row is a prompt with its branches: two for a pair, N for a group. In the *tree* they stand in one
 sequence, and a mask lets every branch see the prompt and itself:
@@ -10,8 +10,12 @@ In the *cache* the prompt runs first and its keys and values, still differentiab
 for its branches. The tree is one pass over fewer, longer rows; its mask costs the square of the
 whole length, so long completions go through the cache. A branch's last token predicts nothing and
 is not run, unless a reward wants to stand on it.
+
+Neither will do where a layer looks back over a window, and counts its padding, or where it is
+checkpointed and keeps no cache: there every branch runs *alone* behind its own copy of the prompt.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -20,7 +24,7 @@ from torch import Tensor
 
 __all__ = ["Branches", "Path", "branch_hidden", "cheaper_path", "decoder"]
 
-Path = Literal["tree", "cache"]
+Path = Literal["tree", "cache", "alone"]
 
 TREE_FAMILIES = frozenset(
     ("gemma", "gpt2", "gpt_neox", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3")
@@ -53,17 +57,20 @@ def branch_hidden(
         the prompt's last token; one more a branch with `with_last`.
     """
     chosen = path or cheaper_path(model, rows)
-    run = _through_tree if chosen == "tree" else _through_cache
+    run = {"tree": _through_tree, "cache": _through_cache, "alone": _each_alone}[chosen]
     return run(model, rows, with_last)
 
 
 def cheaper_path(model: Any, rows: Sequence[Branches]) -> Path:
-    """The path with fewer operations; the cache where the tree's mask would not be honoured."""
+    """The path with fewer operations, of those that are exact for this model and these rows."""
     config = model.config
-    if not _takes_tree(config) or any(not row.prompt_ids for row in rows):
-        return "cache"
+    if _looks_back(config) < _width(rows):
+        return "alone"
+    takes_tree = _takes_tree(config) and all(row.prompt_ids for row in rows)
     if _checkpoints(model):
-        return "tree"  # a recomputed layer has no cache
+        return "tree" if takes_tree else "alone"
+    if not takes_tree:
+        return "cache"
     prompts = [len(row.prompt_ids) for row in rows]
     branches = [len(c) for row in rows for c in row.completions]
     trees = [p + sum(map(len, row.completions)) for p, row in zip(prompts, rows, strict=True)]
@@ -86,16 +93,31 @@ def decoder(model: Any) -> Any:
 
 
 def _takes_tree(config: Any) -> bool:
-    slides = getattr(config, "sliding_window", None) is not None
-    slides = slides and getattr(config, "use_sliding_window", True)
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    return config.model_type in TREE_FAMILIES and not slides and kinds == {"full_attention"}
+    return config.model_type in TREE_FAMILIES and _looks_back(config) == math.inf
+
+
+def _looks_back(config: Any) -> float:
+    """Places, padding included, over which every layer sees all that was before."""
+    kinds = set(getattr(config, "layer_types", None) or [])
+    if kinds - {"full_attention", "sliding_attention"}:
+        return 0  # chunked or recurrent: what padding does to it is not known
+    window = getattr(config, "sliding_window", None)
+    if kinds == {"full_attention"} or not getattr(config, "use_sliding_window", True):
+        window = None
+    elif kinds and window is None:
+        return 0
+    return math.inf if window is None else window
+
+
+def _width(rows: Sequence[Branches]) -> int:
+    """Places of the widest row in the cache: padded prompt and padded branch."""
+    prompt = max((len(row.prompt_ids) for row in rows), default=0)
+    return prompt + max((len(c) for row in rows for c in row.completions), default=0)
 
 
 def _checkpoints(model: Any) -> bool:
-    return torch.is_grad_enabled() and any(
-        getattr(m, "gradient_checkpointing", False) and m.training for m in model.modules()
-    )
+    """True where layers drop the cache they are given; they do so without a gradient, too."""
+    return any(getattr(m, "gradient_checkpointing", False) and m.training for m in model.modules())
 
 
 # --- tree ---------------------------------------------------------------------------------------
@@ -183,6 +205,28 @@ def _through_cache(model: Any, rows: Sequence[Branches], with_last: bool) -> Ten
         if with_last or len(completions[n]):
             states += [last_ND[n : n + 1], after_NCD[n, : len(branch)]]
     return torch.cat(states)
+
+
+# --- alone --------------------------------------------------------------------------------------
+
+
+def _each_alone(model: Any, rows: Sequence[Branches], with_last: bool) -> Tensor:
+    device = model.device
+    branches = [(row.prompt_ids, c) for row in rows for c in row.completions]
+    ids_NT, seen_NT = _padded([[*p, *_run_tokens(c, with_last)] for p, c in branches], device)
+    hidden_NTD = decoder(model)(
+        input_ids=ids_NT,
+        attention_mask=seen_NT,
+        position_ids=(seen_NT.cumsum(1) - 1).clamp(min=0),
+        use_cache=False,
+    ).last_hidden_state
+    return torch.cat(
+        [
+            hidden_NTD[n, len(prompt) - 1 : len(prompt) + len(_run_tokens(c, with_last))]
+            for n, (prompt, c) in enumerate(branches)
+            if with_last or len(c)
+        ]
+    )
 
 
 def _padded(rows: Sequence[Sequence[int]], device: Any) -> tuple[Tensor, Tensor]:

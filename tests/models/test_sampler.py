@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chi2
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, set_seed
 
 from trueup.models.backbone import Backbone
 from trueup.models.kv_cache import ATTENTION
@@ -148,6 +148,31 @@ def test_a_common_beginning_changes_nothing(backbone: Backbone) -> None:
     for asked, group in zip(requests, together, strict=True):
         alone = sample(backbone.model, [asked], eos_ids=NEVER)[0]
         assert all(close(a, b) for a, b in zip(alone, group, strict=True))
+
+
+def test_a_window_counts_no_padding_between_a_common_beginning_and_its_ends() -> None:
+    """A window of 40 tokens; every log-prob against one plain forward pass."""
+    set_seed(3)
+    config = MistralConfig(
+        vocab_size=97,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.15,
+        sliding_window=40,
+    )
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION).eval()
+    start = ids(30, 1, 97)
+    prompts = [start + ids(size, size, 97) for size in (3, 20, 5)]
+    drawn = sample(model, [request(p, max_tokens=20) for p in prompts], eos_ids=NEVER)
+    for prompt, (one,) in zip(prompts, drawn, strict=True):
+        with torch.no_grad():
+            logits = model(torch.tensor([[*prompt, *one.token_ids]])).logits[0, len(prompt) - 1 :]
+        chosen = torch.tensor(one.token_ids)[:, None]
+        expected = logits[:-1].log_softmax(-1).gather(1, chosen)[:, 0]
+        assert np.allclose(one.logprobs, expected, atol=1e-4)
 
 
 def test_another_seed_draws_other_tokens_and_no_seed_is_fresh_each_time(backbone: Backbone) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from trueup.models.kv_cache import GrowingCache
+from trueup.models.shared_prompt import looks_back
 
 __all__ = ["prefill"]
 
@@ -34,11 +35,14 @@ def prefill(
         of real tokens so far, shape (B, T).
     """
     families = _families(prompts)
+    if looks_back(model.config) < _room(prompts, families) + num_new:
+        # a window would count the padding between a beginning and its ends
+        families = [([], [i]) for i in range(len(prompts))]
     ends = [prompts[i][len(start) :] for start, members in families for i in members]
     order = [i for _, members in families for i in members]
     starts = [start for start, _ in families]
     shared = max(len(start) for start in starts)
-    cache = GrowingCache(shared + max(len(end) for end in ends) + num_new)
+    cache = GrowingCache(_room(prompts, families) + num_new)
     mask = torch.zeros(len(families), 0, dtype=torch.long, device=model.device)
     if shared:
         _, mask = _run(model, cache, starts, mask)
@@ -51,6 +55,12 @@ def prefill(
     rows = rows.to(model.device)
     cache.keep_rows(rows)
     return cache, logits_BV[rows], mask[rows]
+
+
+def _room(prompts: Sequence[Sequence[int]], families: list[tuple[list[int], list[int]]]) -> int:
+    """Places in the cache for the prompts: the longest beginning, and the longest end behind it."""
+    ends = (len(prompts[i]) - len(start) for start, members in families for i in members)
+    return max(len(start) for start, _ in families) + max(ends)
 
 
 def _families(prompts: Sequence[Sequence[int]]) -> list[tuple[list[int], list[int]]]:

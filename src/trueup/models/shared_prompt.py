@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Branches", "Path", "branch_hidden", "cheaper_path", "decoder"]
+__all__ = ["Branches", "Path", "branch_hidden", "cheaper_path", "decoder", "looks_back"]
 
 Path = Literal["tree", "cache", "alone"]
 
@@ -64,7 +64,7 @@ def branch_hidden(
 def cheaper_path(model: Any, rows: Sequence[Branches]) -> Path:
     """The path with fewer operations, of those that are exact for this model and these rows."""
     config = model.config
-    if _looks_back(config) < _width(rows):
+    if looks_back(config) < _width(rows):
         return "alone"
     takes_tree = _takes_tree(config) and all(row.prompt_ids for row in rows)
     if _checkpoints(model):
@@ -93,10 +93,10 @@ def decoder(model: Any) -> Any:
 
 
 def _takes_tree(config: Any) -> bool:
-    return config.model_type in TREE_FAMILIES and _looks_back(config) == math.inf
+    return config.model_type in TREE_FAMILIES and looks_back(config) == math.inf
 
 
-def _looks_back(config: Any) -> float:
+def looks_back(config: Any) -> float:
     """Places, padding included, over which every layer sees all that was before."""
     kinds = set(getattr(config, "layer_types", None) or [])
     if kinds - {"full_attention", "sliding_attention"}:

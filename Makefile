@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help setup quickstart test lint docs bench clean
+.PHONY: help setup quickstart test lint docs bench bench-train clean
 
 help:
 	@echo "make quickstart   set up, then turn the loop once on a real model"
@@ -12,6 +12,7 @@ help:
 	@echo "make lint         ruff and pyright"
 	@echo "make docs         write the generated pages again"
 	@echo "make bench        measure (slow; results go into LOG.md)"
+	@echo "make bench-train  measure training beside TRL (slow; ARGS='--quick' for a minute)"
 
 # torch first and by exact pin: a later package that asks for a range must find it installed
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -29,8 +30,8 @@ test: setup
 	$(BIN)/python -m pytest
 
 lint: setup
-	$(BIN)/ruff check src tests examples docs
-	$(BIN)/ruff format --check src tests examples docs
+	$(BIN)/ruff check src tests examples docs benchmarks
+	$(BIN)/ruff format --check src tests examples docs benchmarks
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 docs: setup
@@ -38,6 +39,9 @@ docs: setup
 
 bench: setup
 	$(BIN)/trueup quickstart --folder bench --json
+
+bench-train: setup
+	$(BIN)/python benchmarks/train.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) quickstart build src/*.egg-info

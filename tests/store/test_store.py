@@ -6,6 +6,7 @@ a namespace of their own. A batch is made to fail half-way by a trigger in the d
 
 import os
 import random
+import shlex
 import shutil
 import signal
 import sqlite3
@@ -19,6 +20,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, create_engine, inspect, text
 
+from mounts import in_own_mounts, on_a_disk_of
 from trueup.errors import DataError, ProjectBusy, RecordNotFound, StorageError
 from trueup.records import (
     Checkpoint,
@@ -487,21 +489,6 @@ def test_processes_that_open_a_new_store_at_once_all_succeed(tmp_path: Path) -> 
 # --- bad disks ------------------------------------------------------------------------------------
 
 
-def in_own_mounts(script: str) -> subprocess.CompletedProcess[str]:
-    """Run a shell script where it may mount without anybody else seeing it."""
-    unshare = shutil.which("unshare")
-    namespace = [unshare or "unshare", "--user", "--map-root-user", "--mount"]
-    if not unshare or subprocess.run([*namespace, "true"], capture_output=True).returncode:
-        pytest.skip(
-            "this machine allows no user namespaces, so no disk can be mounted for the test"
-        )
-    return subprocess.run([*namespace, "sh", "-euc", script], capture_output=True, text=True)
-
-
-def shell(command: list[str]) -> str:
-    return " ".join("'" + part.replace("'", "'\\''") + "'" for part in command)
-
-
 def test_a_full_disk_is_a_storage_error_and_what_was_acknowledged_is_safe(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -528,7 +515,7 @@ print(store.count(Interaction) == len(kept))
 ballast.unlink()
 print(store.add(interaction("after")), store.count(Interaction) == len(kept) + 1)
 """
-    done = in_own_mounts(f"mount -t tmpfs -o size=3m tmpfs '{disk}'; {shell(python(code, disk))}")
+    done = on_a_disk_of("3m", disk, python(code, disk))
     assert done.returncode == 0, done.stderr
     message, *checks = done.stdout.splitlines()
     assert "could not be written; what was written before is safe" in message
@@ -550,7 +537,7 @@ for attempt in (lambda: Store(sys.argv[1]), lambda: Store(sys.argv[1]).add(inter
 def test_a_read_only_disk_is_a_storage_error_for_a_new_store(tmp_path: Path) -> None:
     done = in_own_mounts(
         f"mount --bind '{tmp_path}' '{tmp_path}'; mount -o remount,ro,bind '{tmp_path}'; "
-        + shell(python(READ_ONLY, tmp_path / "new"))
+        + shlex.join(python(READ_ONLY, tmp_path / "new"))
     )
     assert done.stdout.count("could not be written") == 2, done.stdout + done.stderr
     assert "Read-only file system" in done.stdout
@@ -562,7 +549,7 @@ def test_a_read_only_disk_is_a_storage_error_for_a_store_that_was_there(tmp_path
     old.close()
     done = in_own_mounts(
         f"mount --bind '{tmp_path}' '{tmp_path}'; mount -o remount,ro,bind '{tmp_path}'; "
-        + shell(python(READ_ONLY, tmp_path / "old"))
+        + shlex.join(python(READ_ONLY, tmp_path / "old"))
     )
     assert "Traceback" not in done.stderr
     assert done.stdout.splitlines()[-1].startswith("The store in"), done.stdout + done.stderr
@@ -606,8 +593,7 @@ with store.exclusive():
 
 def test_a_turn_on_a_full_disk_is_a_storage_error_and_the_next_one_is_free(tmp_path: Path) -> None:
     code = "from pathlib import Path" + NO_TURN
-    disk = f"mount -t tmpfs -o size=1m tmpfs '{tmp_path}'"
-    done = in_own_mounts(f"{disk}; {shell(python(code, tmp_path))}")
+    done = on_a_disk_of("1m", tmp_path, python(code, tmp_path))
     assert done.returncode == 0, done.stderr
     message, kept = done.stdout.splitlines()
     assert "No space left" in message and "Next: free some space" in message

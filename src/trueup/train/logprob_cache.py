@@ -8,9 +8,11 @@ template give other keys.
 import hashlib
 import sqlite3
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from trueup.errors import StorageError
 from trueup.models.chat import digest
 
 __all__ = ["LogprobCache"]
@@ -23,12 +25,16 @@ class LogprobCache:
     """A file of log-probs by content. Losing it costs a forward pass, nothing else."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = sqlite3.connect(path, timeout=30, isolation_level=None)
-        self._file.execute("PRAGMA journal_mode=WAL")
-        self._file.execute(
-            "CREATE TABLE IF NOT EXISTS logprobs (key BLOB PRIMARY KEY, value BLOB NOT NULL)"
-        )
+        """Open the file, creating it as needed; here as below a disk that is full, or a damaged
+        file, is a StorageError."""
+        self._path = path
+        with self._told():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = sqlite3.connect(path, timeout=30, isolation_level=None)
+            self._file.execute("PRAGMA journal_mode=WAL")
+            self._file.execute(
+                "CREATE TABLE IF NOT EXISTS logprobs (key BLOB PRIMARY KEY, value BLOB NOT NULL)"
+            )
 
     @staticmethod
     def key(
@@ -45,16 +51,29 @@ class LogprobCache:
             part = wanted[at : at + AT_ONCE]
             marks = ",".join("?" * len(part))
             query = f"SELECT key, value FROM logprobs WHERE key IN ({marks})"
-            for key, value in self._file.execute(query, part):
-                found[key] = list(array("f", value))
+            with self._told():
+                for key, value in self._file.execute(query, part):
+                    found[key] = list(array("f", value))
         return found
 
     def put(self, logprobs: dict[Key, Sequence[float]]) -> None:
         """Keep these, in one transaction."""
         rows = [(key, array("f", value).tobytes()) for key, value in logprobs.items()]
-        self._file.execute("BEGIN IMMEDIATE")
-        self._file.executemany("INSERT OR REPLACE INTO logprobs VALUES (?, ?)", rows)
-        self._file.execute("COMMIT")
+        with self._told(), self._file:  # commits, or rolls back what failed
+            self._file.execute("BEGIN IMMEDIATE")
+            self._file.executemany("INSERT OR REPLACE INTO logprobs VALUES (?, ?)", rows)
 
     def close(self) -> None:
         self._file.close()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise StorageError(
+                f"The log-probs in {self._path} could not be read or kept",
+                got=str(error),
+                expected="a whole file, and free space on its disk",
+                next="free some space; if the file is damaged, delete it: that loses nothing",
+            ) from error

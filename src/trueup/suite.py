@@ -6,14 +6,18 @@ has both sides.
 """
 
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
 from pydantic import Field, ValidationError
 
 from trueup.errors import DataError
 from trueup.records import Messages, Value
 
-__all__ = ["SuitePrompt", "read_suite"]
+__all__ = ["SuitePrompt", "read_rows", "read_suite"]
+
+T = TypeVar("T")
 
 
 class SuitePrompt(Value):
@@ -31,24 +35,18 @@ def read_suite(path: Path, *, split: str = "heldout") -> list[SuitePrompt]:
     Raises:
         DataError: the file is missing, a line is malformed, or no line is of the split.
     """
-    try:
-        # not splitlines: JSON may hold U+2028, which is no line end in JSONL
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"The held-out prompts {path} cannot be read",
-            got=str(error),
-            expected="a JSONL file",
-            next="set ab.prompts in trueup.toml",
-        ) from error
     prompts: dict[Messages, SuitePrompt] = {}
-    for number, line in enumerate(lines, start=1):
-        prompt = _prompt(path, number, line, split) if line.strip() else None
-        if prompt is None:
-            continue
+    for where, prompt in read_rows(
+        path,
+        lambda raw: _prompt(raw, split),
+        file="held-out prompts",
+        row="prompt",
+        form='{"messages": [{"role": …, "content": …}], "facts": [[…]]}',
+        setting="ab.prompts",
+    ):
         if prompt.messages in prompts:
             raise DataError(
-                f"{path}, line {number} repeats a prompt, which would count its evidence twice",
+                f"{where} repeats a prompt, which would count its evidence twice",
                 got=prompt.messages[-1].content[:80],
                 expected="every prompt once",
                 next="delete one of the lines",
@@ -64,18 +62,52 @@ def read_suite(path: Path, *, split: str = "heldout") -> list[SuitePrompt]:
     return list(prompts.values())
 
 
-def _prompt(path: Path, number: int, line: str, split: str) -> SuitePrompt | None:
+def _prompt(raw: Any, split: str) -> SuitePrompt | None:
     """A line's prompt; None where it is of another split."""
+    if raw.get("split", split) != split:
+        return None
+    known = {key: raw[key] for key in SuitePrompt.model_fields if key in raw}
+    return SuitePrompt.model_validate(known)
+
+
+def read_rows(
+    path: Path,
+    parse: Callable[[Any], T | None],
+    *,
+    file: str,
+    row: str,
+    form: str,
+    setting: str,
+    error: type[DataError] = DataError,
+) -> Iterator[tuple[str, T]]:
+    """What `parse` makes of each line of a JSONL file, and where that stands (`FILE, line 3`).
+
+    Args:
+        file: what the file is, for messages; `row` is one line of it, `form` how a line looks.
+        setting: what names the file in trueup.toml.
+
+    Raises:
+        DataError, or `error`: the file cannot be read, or a line is malformed.
+    """
     try:
-        raw = json.loads(line)
-        if raw.get("split", split) != split:
-            return None
-        known = {key: raw[key] for key in SuitePrompt.model_fields if key in raw}
-        return SuitePrompt.model_validate(known)
-    except (json.JSONDecodeError, AttributeError, ValidationError) as error:
-        raise DataError(
-            f"{path}, line {number} is not a prompt",
-            got=line[:80],
-            expected='{"messages": [{"role": …, "content": …}], "facts": [[…]]}',
-            next="mend that line",
-        ) from error
+        # not splitlines: JSON may hold U+2028, which is no line end in JSONL
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise error(
+            f"The {file} {path} cannot be read",
+            got=str(problem),
+            expected="a JSONL file",
+            next=f"set {setting} in trueup.toml",
+        ) from problem
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            parsed = parse(json.loads(line))
+        except (json.JSONDecodeError, AttributeError, ValidationError) as problem:
+            raise error(
+                f"{where} is not a {row}", got=line[:80], expected=form, next="mend that line"
+            ) from problem
+        if parsed is not None:
+            yield where, parsed

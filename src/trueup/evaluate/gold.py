@@ -1,15 +1,13 @@
 """Gold items: questions with answers a program can check."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from trueup.errors import GoldSetError
 from trueup.evaluate import checkers
 from trueup.records import Message, Messages, Value
+from trueup.suite import read_rows
 
 __all__ = ["GoldItem", "read_gold"]
 
@@ -36,40 +34,28 @@ def read_gold(path: Path) -> Sequence[GoldItem]:
         GoldSetError: the file is missing, a line is malformed, a checker is not known, or an id
             stands twice.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise GoldSetError(
-            f"The gold set {path} cannot be read",
-            got=str(error),
-            expected="a JSONL file",
-            next="set evaluate.gold in trueup.toml",
-        ) from error
     items: dict[str, GoldItem] = {}
     asked: set[str] = set()
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            item = GoldItem.model_validate(json.loads(line))
-        except (json.JSONDecodeError, ValidationError) as error:
-            raise GoldSetError(
-                f"{path}, line {number} is not a gold item",
-                got=line[:80],
-                expected='{"id": …, "prompt": …, "checker": {"type": …}}',
-                next="mend that line",
-            ) from error
+    for where, item in read_rows(
+        path,
+        GoldItem.model_validate,
+        file="gold set",
+        row="gold item",
+        form='{"id": …, "prompt": …, "checker": {"type": …}}',
+        setting="evaluate.gold",
+        error=GoldSetError,
+    ):
         checkers.validate(item.checker)
         if item.id in items:
             raise GoldSetError(
-                f"{path}, line {number} repeats an id",
+                f"{where} repeats an id",
                 got=item.id,
                 expected="unique ids",
                 next="rename one of them",
             )
         if item.prompt in asked:
             raise GoldSetError(
-                f"{path}, line {number} repeats a question, which would count its answer twice",
+                f"{where} repeats a question, which would count its answer twice",
                 got=item.prompt[:80],
                 expected="every question once",
                 next="delete one of the lines",

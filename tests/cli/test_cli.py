@@ -11,6 +11,10 @@ import click
 import pytest
 
 from trueup.cli.main import COMMANDS, cli
+from trueup.cli.turn import turn_data, turn_page
+from trueup.loop import Turn
+from trueup.records import Checkpoint, TrainingRun, Verdict
+from trueup.store import Store
 
 LOOP = ["serve", "import", "flag", "label", "pair", "train", "guard", "evaluate", "ab", "promote"]
 
@@ -110,6 +114,44 @@ def test_a_malformed_line_is_counted_and_the_good_ones_are_kept(project: Path) -
 def test_flagging_an_empty_project_is_no_error(project: Path) -> None:
     done = trueup("flag", "--json", cwd=project)
     assert (done.returncode, json.loads(done.stdout)) == (0, {"examined": 0, "raised": 0})
+
+
+def test_a_turn_without_a_candidate_is_pending_and_writes_no_page(
+    project: Path, tiny_model: Path
+) -> None:
+    asked = {"messages": [{"role": "user", "content": "sky?"}], "facts": [["blue"]]}
+    gold = {"id": "1", "prompt": "leaf?", "checker": {"type": "contains", "all": ["green"]}}
+    (project / "heldout.jsonl").write_text(json.dumps(asked))
+    (project / "gold.jsonl").write_text(json.dumps(gold))
+    words = ["--set", f"model.base={tiny_model}", "run", "--json"]
+    done = trueup(*words, cwd=project)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["verdict"]["status"] == "pending"
+    assert (told["checkpoint"], told["report"], told["reports"]) == (None, None, [])
+    assert list(project.rglob("*.html")) == []
+
+
+def test_a_turn_with_a_candidate_has_a_page_and_names_it(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    run = TrainingRun(
+        dataset_id="dataset_1",
+        method="dpo",
+        config={},
+        base_weights="weights_0",
+        start_weights="weights_0",
+        ref_weights="weights_0",
+        template="template_0",
+    )
+    checkpoint = Checkpoint(run_id=run.id, path="c", weights="weights_1", base_weights="weights_0")
+    store.add(run, checkpoint)
+    refused = Verdict(gate="guard", status="refused", reason="length: twice the old one")
+    turn = Turn(refused, checkpoint=checkpoint, counts={"flagged": 3})
+    page = turn_page(store, turn)
+    store.close()
+    assert page and "length: twice the old one" in page.read_text()
+    told = turn_data(turn, page)
+    assert (told["report"], told["checkpoint"]) == (str(page), checkpoint.id)
 
 
 def test_a_model_that_was_never_pulled_says_how_to_pull_it(project: Path) -> None:

@@ -7,7 +7,7 @@ import click
 
 from trueup.cli.output import bars, emit, json_option, say, verdict_text
 from trueup.cli.summary import show_summary
-from trueup.cli.turn import turn_data
+from trueup.cli.turn import turn_data, turn_page
 
 __all__ = ["quickstart"]
 
@@ -36,23 +36,12 @@ def quickstart(example: Path, folder: Path, as_json: bool) -> None:
     Exits with 0 for any completed verdict.
     """
     from trueup.quickstart import run
-    from trueup.web.report import write_report
 
     with bars(hidden=as_json):
         done = run(example, folder)
-    turn = done.turn
-    page = None
-    if turn.checkpoint:
-        page = write_report(
-            done.project.store,
-            turn.checkpoint,
-            verdict=turn.verdict,
-            reports=turn.reports,
-            costs=turn.costs,
-            counts=turn.counts,
-        )
+    turn, page = done.turn, turn_page(done.project.store, done.turn)
     if as_json:
-        emit({**turn_data(turn), "served": done.served, "report": str(page) if page else None})
+        emit({**turn_data(turn, page), "served": done.served})
         return
     say(verdict_text(turn.verdict))
     show_summary(turn)

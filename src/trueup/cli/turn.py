@@ -1,6 +1,7 @@
 """`trueup run`: one turn of the loop. `trueup report`: the page that shows why."""
 
 import dataclasses
+from pathlib import Path
 
 import click
 
@@ -12,8 +13,9 @@ from trueup.cli.summary import show_summary
 from trueup.loop import Turn
 from trueup.promote import reports_for
 from trueup.records import TrainingRun, Verdict
+from trueup.store import Store
 
-__all__ = ["report", "run"]
+__all__ = ["report", "run", "turn_data", "turn_page"]
 
 
 @click.command()
@@ -21,23 +23,12 @@ __all__ = ["report", "run"]
 @click.pass_context
 def run(ctx: click.Context, as_json: bool) -> None:
     """One turn of the loop: everything that can be done with today's records."""
-    from trueup.web.report import write_report
-
     project = open_project(ctx)
     with bars(hidden=as_json):
         turn = loop.turn(project)
-    page = None
-    if turn.checkpoint:
-        page = write_report(
-            project.store,
-            turn.checkpoint,
-            verdict=turn.verdict,
-            reports=turn.reports,
-            costs=turn.costs,
-            counts=turn.counts,
-        )
+    page = turn_page(project.store, turn)
     if as_json:
-        emit({**turn_data(turn), "report": str(page) if page else None})
+        emit(turn_data(turn, page))
     else:
         say(verdict_text(turn.verdict))
         show_summary(turn)
@@ -53,7 +44,23 @@ def run(ctx: click.Context, as_json: bool) -> None:
     ctx.exit(exit_code(turn.verdict))
 
 
-def turn_data(turn: Turn) -> dict[str, object]:
+def turn_page(store: Store, turn: Turn) -> Path | None:
+    """The report of a turn, written; None where there was no candidate to report of."""
+    from trueup.web.report import write_report
+
+    if turn.checkpoint is None:
+        return None
+    return write_report(
+        store,
+        turn.checkpoint,
+        verdict=turn.verdict,
+        reports=turn.reports,
+        costs=turn.costs,
+        counts=turn.counts,
+    )
+
+
+def turn_data(turn: Turn, page: Path | None) -> dict[str, object]:
     """A turn as JSON, without the reports' long details."""
     return {
         "verdict": turn.verdict,
@@ -62,6 +69,7 @@ def turn_data(turn: Turn) -> dict[str, object]:
         "checkpoint": turn.checkpoint and turn.checkpoint.id,
         "reports": [{"id": r.id, "verdict": r.verdict} for r in turn.reports],
         "costs": [dataclasses.asdict(cost) for cost in turn.costs],
+        "report": str(page) if page else None,
     }
 
 

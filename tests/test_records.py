@@ -114,7 +114,12 @@ KINDS: dict[type[Record], tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     Dataset: (
         {"pair_ids": ("pair_1", "pair_2"), "source": "loop"},
-        {"pair_ids": ("pair_2", "pair_1"), "source": "file:a.jsonl", "skipped": {"tie": 1}},
+        {
+            "pair_ids": ("pair_2", "pair_1"),
+            "label_ids": ("label_1",),
+            "source": "file:a.jsonl",
+            "skipped": {"tie": 1},
+        },
     ),
     TrainingRun: (
         {
@@ -369,7 +374,7 @@ def test_every_record_names_the_records_it_was_made_from() -> None:
         Flag: ("interaction_2",),
         Label: ("interaction_1",),
         PreferencePair: ("label_1", "label_2"),
-        Dataset: ("pair_2", "pair_1"),
+        Dataset: ("pair_2", "pair_1", "label_1"),
         TrainingRun: ("dataset_2",),
         Checkpoint: ("run_2",),
         SampleSet: (),

@@ -52,14 +52,14 @@ def prompt_ids(tokenizer: Tokenizer, prompt: Messages) -> list[int]:
         rendered = tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=False
         )
-    except Exception as error:  # templates are programs and raise what they like
+        return _joined(tokenizer, rendered.split(gap))
+    except Exception as error:  # templates are programs; tokenizers refuse half characters
         raise ModelError(
             "The chat template refused a conversation",
             got=str(error),
             expected="roles the template knows",
             next="mend the messages, or skip this record",
         ) from error
-    return _joined(tokenizer, rendered.split(gap))
 
 
 def _markers(tokenizer: Tokenizer) -> re.Pattern[str]:

@@ -9,8 +9,9 @@ import pytest
 from trueup.errors import DataError, ModelError, TrueupError
 from trueup.models import chat
 from trueup.models.backbone import Backbone
-from trueup.models.engine import MAX_BATCH_TOKENS, Engine, Piece, _Stream
+from trueup.models.engine import MAX_BATCH_TOKENS, Engine
 from trueup.models.logprobs import Branches, completion_logprobs
+from trueup.models.pieces import Piece, PieceStream
 from trueup.models.tiny import save_tiny
 from trueup.records import Completion, Message, Messages, Sampling
 from trueup.store import Store
@@ -148,7 +149,7 @@ def test_pieces_of_random_bytes_join_to_what_they_decode_to(folder, seed) -> Non
     ids = [dice.randrange(len(tokenizer)) for _ in range(300)]
     ids += tokenizer("é🙂 ok")["input_ids"] + [dice.randrange(len(tokenizer)) for _ in range(3)]
     heard: list[Piece] = []
-    stream = _Stream(lambda part: chat.decode(tokenizer, part), heard.append, 0)
+    stream = PieceStream(lambda part: chat.decode(tokenizer, part), heard.append, 0)
     for token_id in ids:
         stream.push(token_id, -1.0)
     text = chat.decode(tokenizer, ids)

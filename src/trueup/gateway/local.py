@@ -27,7 +27,8 @@ from trueup.gateway.errors import RequestError, error_event
 from trueup.records import Completion, Interaction
 
 if TYPE_CHECKING:
-    from trueup.models.engine import Engine, Pending, Piece
+    from trueup.models.engine import Engine, Pending
+    from trueup.models.pieces import Piece
 
 __all__ = ["LocalChat", "choice_id"]
 

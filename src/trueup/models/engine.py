@@ -27,35 +27,19 @@ from sqlalchemy.exc import SQLAlchemyError
 from trueup.errors import DataError, ModelError, StorageError, TrueupError
 from trueup.models import chat
 from trueup.models.backbone import Backbone
+from trueup.models.pieces import OnPiece, PieceStream
 from trueup.models.sampler import Drawn, SampleRequest, sample
 from trueup.models.stored import parts_of
 from trueup.records import Checkpoint, Completion, Messages, Release, Sampling
 from trueup.store import Store
 
-__all__ = ["Engine", "Pending", "Piece"]
+__all__ = ["Engine", "Pending"]
 
 ROLE = "champion"
 MAX_BATCH_TOKENS = 16_384
 """Prompt and answer tokens of one batch, padding included: bounds the keys and values held."""
 
 _log = logging.getLogger(__name__)
-
-
-class Piece(NamedTuple):
-    """Text just drawn, never half a character, and the tokens it came from.
-
-    The last piece of a completion, and only that one, carries a finish reason. Joined, the texts
-    of a completion's pieces are its text, and their tokens its tokens.
-    """
-
-    sample_idx: int
-    text: str
-    token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    finish_reason: str | None = None
-
-
-OnPiece = Callable[[Piece], None]
 
 
 class Pending:
@@ -66,7 +50,7 @@ class Pending:
         prompt_ids: Sequence[int],
         sampling: Sampling,
         num_samples: int,
-        streams: list["_Stream"],
+        streams: list[PieceStream],
     ) -> None:
         self.prompt_ids = tuple(prompt_ids)
         self.sampling = sampling
@@ -162,7 +146,7 @@ class Engine:
         room = self.context - len(ids)
         sampling = sampling.model_copy(update={"max_tokens": min(sampling.max_tokens, room)})
         streams = (
-            [_Stream(self._decode, on_piece, i) for i in range(num_samples)] if on_piece else []
+            [PieceStream(self._decode, on_piece, i) for i in range(num_samples)] if on_piece else []
         )
         pending = Pending(ids, sampling, num_samples, streams)
         with self._changed:
@@ -369,48 +353,6 @@ class _Verified(NamedTuple):
     weights: str
     adapter: Path | None
     backbone: Backbone
-
-
-class _Stream:
-    """Turns one completion's tokens into pieces of text.
-
-    A token may end within a character, and what a token looks like depends on the one before it,
-    so the tokens of the last piece are decoded again together with the new ones, and the text is
-    held back while it ends in U+FFFD, the sign of an unfinished character.
-    """
-
-    def __init__(
-        self, decode: Callable[[Sequence[int]], str], on_piece: OnPiece, sample_idx: int
-    ) -> None:
-        self._decode, self._on_piece, self._sample_idx = decode, on_piece, sample_idx
-        self._left: list[int] = []  # tokens of the last piece, and the text they had
-        self._left_text = ""
-        self._new: list[int] = []
-        self._new_logprobs: list[float] = []
-        self._num_shown = 0
-
-    def push(self, token_id: int, logprob: float) -> None:
-        """Take the next token; tells the listener if a piece is complete."""
-        self._new.append(token_id)
-        self._new_logprobs.append(logprob)
-        text = self._decode(self._left + self._new)
-        if len(text) <= len(self._left_text) or text.endswith("\ufffd"):
-            return
-        text = text[len(self._left_text) :]
-        self._left, self._left_text = self._new, self._decode(self._new)
-        self._say(text, None)
-
-    def finish(self, completion: Completion) -> None:
-        """Say whatever of the completion was held back, and how it ended."""
-        self._say(completion.text[self._num_shown :], completion.finish_reason)
-
-    def _say(self, text: str, finish_reason: str | None) -> None:
-        piece = Piece(
-            self._sample_idx, text, tuple(self._new), tuple(self._new_logprobs), finish_reason
-        )
-        self._new, self._new_logprobs = [], []
-        self._num_shown += len(text)
-        self._on_piece(piece)
 
 
 def _id(release: Release | None) -> str | None:

@@ -171,6 +171,12 @@ def test_a_conversation_the_template_refuses_is_an_error_that_says_why(tokenizer
         tokenizer.chat_template = own
 
 
+def test_half_a_character_that_no_tokenizer_reads_is_refused_too(tokenizer: Any) -> None:
+    for content in ("half \ud83d", f"{INJECTED} half \ud83d"):
+        with pytest.raises(ModelError, match="refused a conversation"):
+            chat.prompt_ids(tokenizer, asked(content))
+
+
 # --- completions ----------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """The stages from flags to a checkpoint, each a command."""
 
+from contextlib import nullcontext
 from typing import get_args
 
 import click
@@ -110,8 +111,11 @@ def train(
     """Train a candidate from the champion. It serves only after 'trueup promote'."""
     from trueup import train as stage
     from trueup.loop import held_out
+    from trueup.train.workers import Workers
 
     project = open_project(ctx)
+    workers = Workers()
+    is_first = workers.rank == 0
     config = validate(
         TrainConfig,
         project.config.train.model_dump()
@@ -119,10 +123,11 @@ def train(
         | {"allow": (*project.config.train.allow, *allow)},
         source="command line",
     )
-    with project.store.exclusive(), bars(hidden=as_json):
-        dataset = _dataset(project, source, limit, config)
+    lock = project.store.exclusive() if is_first else nullcontext()
+    with lock, bars(hidden=as_json or not is_first):
+        dataset = workers.alone(lambda: _dataset(project, source, limit, config))
         if dry_run:
-            _show_tokens(project, dataset, config, as_json)
+            workers.alone(lambda: _show_tokens(project, dataset, config, as_json))
             return
         checkpoint = stage.run(
             project.store,
@@ -131,6 +136,9 @@ def train(
             project.champion(),
             is_held_out=held_out(project, required=False).contains,
         )
+        workers.end()
+    if not is_first:
+        return
     if as_json:
         emit({"dataset": dataset, "checkpoint": checkpoint})
         return

@@ -139,7 +139,8 @@ def fit(
             advance(1)
             is_last = step + 1 == total
             if watching and (is_last or (step + 1) % config.eval_every_steps == 0):
-                measured = watching.measure(model)
+                # by one process, so that all stop together
+                measured = workers.alone(lambda: watching.measure(model))
                 metrics |= measured
                 stopped = None if is_last else watching.stop(measured)
             if stopped:

@@ -87,7 +87,7 @@ class FixedReference:
 
     def prepare(self, rows: Sequence[Row]) -> None:
         """Have the log-probs of these rows ready; costs a pass over those nobody knows."""
-        rows = list({row.id: row for row in rows}.values())
+        rows = [row for row in {r.id: r for r in rows}.values() if row.id not in self._known]
         found = [self._stored(row) for row in rows]
         cached = self._cached([row for row, known in zip(rows, found, strict=True) if not known])
         missing = []

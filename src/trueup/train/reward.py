@@ -264,7 +264,7 @@ def run_reward(
     Stops:   TrainingError on a non-finite loss or an empty data set.
     Cost:    about 3 forward passes a pair, epoch and member.
     """
-    from trueup.train.run import _need_rows, _rows, _wait_for
+    from trueup.train.run import _need_rows, _rows
 
     rows, told = _rows(store, config, dataset, champion, is_held_out)
     _need_rows(held_out(rows, max(0.1, config.eval_share))[0], config, told)
@@ -272,8 +272,7 @@ def run_reward(
     folder = store.folder / "runs" / record.id
     trained = train_reward(champion.backbone, rows, config, folder, workers=workers)
     metrics = {**told, **trained.metrics}
-    saved = workers.alone(lambda: _save(store, champion.backbone, record, trained.folders, metrics))
-    return saved or _wait_for(store, record)
+    return workers.alone(lambda: _save(store, champion.backbone, record, trained.folders, metrics))
 
 
 def _save(

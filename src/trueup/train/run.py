@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from trueup.train.data import Row
     from trueup.train.policy import Policy
     from trueup.train.reference import Reference
+    from trueup.train.workers import Workers
 
 __all__ = ["run", "served_template"]
 
@@ -49,7 +50,9 @@ def run(
              completions, or where any earlier run asked for the same ones.
     Next:    guard.run
     """
-    backbone = champion.backbone
+    from trueup.train.workers import Workers
+
+    workers, backbone = Workers(), champion.backbone
     record = TrainingRun(
         dataset_id=dataset.id,
         method=config.method,
@@ -59,16 +62,22 @@ def run(
         ref_weights=_reference_weights(store, config, champion),
         template=backbone.template,
     )
-    store.add(record)
-    finished = store.last(Checkpoint, run_id=record.id)
-    if finished and (store.folder / finished.path).is_dir():
+    finished = workers.alone(lambda: _recorded(store, record))
+    if finished:
         return finished
     with storage_errors(store.folder):
         if config.method == "reward":
             from trueup.train.reward import run_reward
 
             return run_reward(store, config, dataset, champion, record)
-        return _train(store, config, dataset, champion, record, is_held_out)
+        return _train(store, config, dataset, champion, record, is_held_out, workers)
+
+
+def _recorded(store: Store, record: TrainingRun) -> Checkpoint | None:
+    """Put the run on the record; its checkpoint, if it was finished before."""
+    store.add(record)
+    finished = store.last(Checkpoint, run_id=record.id)
+    return finished if finished and (store.folder / finished.path).is_dir() else None
 
 
 def _train(
@@ -78,6 +87,7 @@ def _train(
     champion: StoredModel,
     record: TrainingRun,
     is_held_out: Callable[[Messages], bool],
+    workers: "Workers",
 ) -> Checkpoint:
     from trueup.train.data import held_out
     from trueup.train.fit import budget, fit
@@ -85,18 +95,16 @@ def _train(
     from trueup.train.objectives import KTO, SFT, Objective, Preference
     from trueup.train.policy import Policy
     from trueup.train.watch import Watch
-    from trueup.train.workers import Workers
 
     rows, told = _rows(store, config, dataset, champion, is_held_out)
     config = _settled(config, told)
     train_rows, held_rows = held_out(rows, config.eval_share)
     _need_rows(train_rows, config, told)
 
-    workers = Workers()
     policy = Policy.start(champion, config)
     identity = check_identity(champion, policy.acting, rows, config)
     tokens_per_batch = budget(config, policy.backbone.device)
-    reference = _reference(store, config, champion, policy, rows, tokens_per_batch)
+    reference = _reference(store, config, champion, policy, rows, tokens_per_batch, workers)
     objective: Objective
     if config.method == "kto":
         objective = KTO(config, reference)
@@ -132,8 +140,9 @@ def _train(
         "last": fitted.history[-1],
         "history": fitted.history,
     }
-    saved = workers.alone(lambda: _save(store, policy, record, metrics))
-    return saved or _wait_for(store, record)
+    checkpoint = workers.alone(lambda: _save(store, policy, record, metrics))
+    policy.end()
+    return checkpoint
 
 
 def _rows(
@@ -262,6 +271,7 @@ def _reference(
     policy: "Policy",
     rows: list["Row"],
     tokens_per_batch: int,
+    workers: "Workers",
 ) -> "Reference":
     from trueup.train.logprob_cache import LogprobCache
     from trueup.train.reference import FixedReference, MovingReference, NoReference
@@ -287,6 +297,9 @@ def _reference(
         tokens_per_batch=tokens_per_batch,
         cache=LogprobCache(store.folder / "cache" / "logprobs.sqlite"),
     )
+    if workers.count > 1:  # each a share; the cache then has the others'
+        fixed.prepare(workers.share(rows))
+        workers.wait()
     fixed.prepare(rows)
     return fixed
 
@@ -300,7 +313,6 @@ def _save(
     scratch.mkdir(parents=True)
     weights = policy.save(scratch, card={"run": record.model_dump(mode="json"), "metrics": metrics})
     base = policy.backbone.base_weights if not policy.is_whole else weights
-    policy.end()
     place = scratch.with_name(weights)
     if place.is_dir() and _same(policy.backbone, place, weights):
         shutil.rmtree(scratch)  # the same weights are there, and may be serving
@@ -317,13 +329,6 @@ def _save(
     store.add(checkpoint)
     shutil.rmtree(store.folder / "runs" / record.id, ignore_errors=True)
     return checkpoint
-
-
-def _wait_for(store: Store, record: TrainingRun) -> Checkpoint:
-    """What another process of this run has written."""
-    found = store.last(Checkpoint, run_id=record.id)
-    assert found is not None, "the first process records the checkpoint before the others go on"
-    return found
 
 
 def _same(backbone: Backbone, place: Path, weights: str) -> bool:

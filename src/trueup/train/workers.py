@@ -1,15 +1,18 @@
 """Several processes on one step: each runs a share of the groups, gradients are summed.
 
 The loss is a sum over the whole step's rows divided by their number, so the sum of the processes'
-gradients is the gradient, whoever ran which rows. Started by `accelerate launch`; one process is
-the case without it.
+gradients is the gradient, whoever ran which rows. Started by torchrun; one process is the case
+without it.
 """
 
+import os
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 
+from trueup.errors import TrueupError
 from trueup.train.objectives import Figures
 
 __all__ = ["Workers"]
@@ -21,13 +24,11 @@ class Workers:
     """The processes of this run, as one of them sees them."""
 
     def __init__(self) -> None:
-        self._state: Any = None
         self.rank, self.count = 0, 1
         if torch.distributed.is_available() and _launched():
-            from accelerate import PartialState
-
-            self._state = PartialState()
-            self.rank, self.count = self._state.process_index, self._state.num_processes
+            if not torch.distributed.is_initialized():
+                _meet()
+            self.rank, self.count = torch.distributed.get_rank(), torch.distributed.get_world_size()
 
     def share(self, groups: Sequence[T]) -> Sequence[T]:
         """This process's groups: every `count`-th, the longest ones dealt out first."""
@@ -52,20 +53,43 @@ class Workers:
         torch.distributed.all_gather_object(said, (loss, figures))
         return sum(one[0] for one in said), [row for one in said for row in one[1]]
 
-    def alone(self, work: Callable[[], T]) -> T | None:
-        """Let the first process do something; the others wait until it has."""
-        done = work() if self.rank == 0 else None
-        self.wait()
-        return done
+    def alone(self, work: Callable[[], T]) -> T:
+        """Let the first process do something while the others wait; all of them get what it
+        returns, or raise what it raised."""
+        if self.count == 1:
+            return work()
+        said: list[Any] = [None, None]
+        if self.rank == 0:
+            try:
+                said[0] = work()
+            except TrueupError as error:  # these travel; what else goes wrong ends the launcher
+                said[1] = error
+        torch.distributed.broadcast_object_list(said)
+        if said[1] is not None:
+            raise said[1]
+        return said[0]
 
     def wait(self) -> None:
         """Until every process is here."""
-        if self._state is not None:
-            self._state.wait_for_everyone()
+        if self.count > 1:
+            torch.distributed.barrier()
+
+    def end(self) -> None:
+        """Let go of the others; nothing can be done together afterwards."""
+        if self.count > 1:
+            torch.distributed.destroy_process_group()
 
 
 def _launched() -> bool:
-    """True under `accelerate launch` or torchrun with more than one process."""
-    import os
+    """True under torchrun, or `accelerate launch` on GPUs, with more than one process."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
 
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+def _meet() -> None:
+    """Join the other processes; each takes a GPU of its own where there are any."""
+    backend = "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        backend = "cpu:gloo,cuda:nccl"
+    # the others wait while the first measures, saves or reads a data set
+    torch.distributed.init_process_group(backend, timeout=timedelta(hours=12))

@@ -21,7 +21,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
-from trueup.models import shared_prompt
+from trueup.models import kv_cache, shared_prompt
 from trueup.models.checkpointing import checkpointed
 from trueup.models.kv_cache import ATTENTION
 from trueup.models.logprobs import Branches, completion_collisions, completion_logprobs, end_hidden
@@ -166,12 +166,36 @@ def test_the_state_on_the_last_token_is_a_separate_rows_last_state(
         assert torch.allclose(state, alone, **TOLERANCE)
 
 
-def test_long_completions_go_through_the_cache_and_long_prompts_through_the_tree() -> None:
-    model = make("llama", ATTENTION)
-    model.config.hidden_size = 576
-    model.config.intermediate_size = 1536
-    assert cheaper_path(model, [Branches(ids(192, 1), [ids(64, 2), ids(64, 3)])]) == "tree"
-    assert cheaper_path(model, [Branches(ids(64, 1), [ids(192, 2), ids(192, 3)])]) == "cache"
+def test_other_attentions_send_long_completions_through_the_cache() -> None:
+    """They compute the tree's whole square; ours only the parts that meet."""
+    long_prompt = [Branches(ids(192, 1), [ids(64, 2), ids(64, 3)])]
+    long_answers = [Branches(ids(64, 1), [ids(192, 2), ids(192, 3)])]
+    for attention, paths in ((ATTENTION, ("tree", "tree")), ("sdpa", ("tree", "cache"))):
+        model = make("llama", attention)
+        model.config.hidden_size, model.config.intermediate_size = 576, 1536
+        assert (cheaper_path(model, long_prompt), cheaper_path(model, long_answers)) == paths
+
+
+def test_the_trees_attention_is_used_and_computes_less(
+    family: str, model: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    real = kv_cache.tree_attention
+    monkeypatch.setattr(
+        kv_cache, "tree_attention", lambda *args: seen.append(len(args[3])) or real(*args)
+    )
+    completion_logprobs(model, ROWS, path="tree")
+    assert seen == [len(ROWS)] * model.config.num_hidden_layers
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_the_mask_alone_gives_the_same_to_another_attention(
+    family: str, model: torch.nn.Module, attention: str
+) -> None:
+    ours = completion_logprobs(model, ROWS, path="tree")
+    theirs = completion_logprobs(make(family, attention), ROWS, path="tree")
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.allclose(torch.cat(one), torch.cat(other), **TOLERANCE)
 
 
 def test_an_architecture_that_may_not_honour_the_mask_goes_through_the_cache() -> None:

@@ -15,6 +15,8 @@ from transformers.cache_utils import Cache, DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from trueup.models.tree_attention import tree_attention
+
 __all__ = ["ATTENTION", "GrowingCache"]
 
 ATTENTION = "trueup"
@@ -90,7 +92,11 @@ def _attention(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """One new token a row: grouped products without repeated keys. Anything else: SDPA."""
+    """One new token a row: grouped products without repeated keys. A prompt with branches: only
+    the parts that meet. Anything else: SDPA."""
+    trees = getattr(attention_mask, "trees", None)
+    if trees and len(trees) == len(query) and not dropout:
+        return tree_attention(query, key, value, trees, scaling), None
     batch, heads, num_new, size = query.shape
     groups = key.shape[1]
     if num_new > 1 or torch.is_grad_enabled():

@@ -7,9 +7,10 @@ sequence, and a mask lets every branch see the prompt and itself:
             └─ rejected        every c sees p and earlier c; every r sees p and earlier r
 
 In the *cache* the prompt runs first and its keys and values, still differentiable, are repeated
-for its branches. The tree is one pass over fewer, longer rows; its mask costs the square of the
-whole length, so long completions go through the cache. A branch's last token predicts nothing and
-is not run, unless a reward wants to stand on it.
+for its branches. The tree is one pass over fewer, longer rows, and the cheaper one with our own
+attention, which leaves out what never meets (`tree_attention`); any other would compute the square
+of the whole length, so that long completions go through the cache. A branch's last token predicts
+nothing and is not run, unless a reward wants to stand on it.
 
 Neither will do where a layer looks back over a window, and counts its padding, or where it is
 checkpointed and keeps no cache: there every branch runs *alone* behind its own copy of the prompt.
@@ -22,6 +23,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from trueup.models.kv_cache import ATTENTION
+from trueup.models.tree_attention import Tree
+
 __all__ = ["Branches", "Path", "branch_hidden", "cheaper_path", "decoder", "looks_back"]
 
 Path = Literal["tree", "cache", "alone"]
@@ -31,7 +35,7 @@ TREE_FAMILIES = frozenset(
 )
 """Model types whose positions come from `position_ids` and whose attention takes a 4-D mask."""
 
-MASKED_ATTENTION = 4.0  # measured: masked attention takes this many times its operations' share
+ATTENTION_COST = 3.0  # measured: attention takes this many times its share of the operations
 SECOND_PASS = 1.15  # measured: what splitting one pass into prompt and branches costs
 
 
@@ -73,14 +77,19 @@ def cheaper_path(model: Any, rows: Sequence[Branches]) -> Path:
         return "cache"
     prompts = [len(row.prompt_ids) for row in rows]
     branches = [len(c) for row in rows for c in row.completions]
-    trees = [p + sum(map(len, row.completions)) for p, row in zip(prompts, rows, strict=True)]
-    width, prompt, branch = max(trees), max(prompts), max(branches, default=0)
+    width = max(len(row.prompt_ids) + sum(map(len, row.completions)) for row in rows)
+    prompt, branch = max(prompts), max(branches, default=0)
     # per token 2 operations a weight; per query and key 4 a channel
     hidden, depth = config.hidden_size, config.num_hidden_layers
     inner = getattr(config, "intermediate_size", None) or 4 * hidden
     token = 2.0 * depth * (4 * hidden**2 + 3 * hidden * inner)
-    look = 4.0 * depth * hidden * MASKED_ATTENTION
-    tree = len(rows) * (width * token + width**2 * look)
+    look = 4.0 * depth * hidden * ATTENTION_COST
+    met = sum(len(row.prompt_ids) ** 2 / 2 for row in rows) + sum(
+        len(c) * (len(row.prompt_ids) + len(c)) for row in rows for c in row.completions
+    )
+    if config._attn_implementation != ATTENTION:
+        met = len(rows) * width**2  # another attention computes the whole square
+    tree = len(rows) * width * token + met * look
     cache = len(rows) * (prompt * token + prompt**2 * look)
     cache += len(branches) * (branch * token + branch * (prompt + branch) * look)
     return "tree" if tree <= SECOND_PASS * cache else "cache"
@@ -124,32 +133,41 @@ def _checkpoints(model: Any) -> bool:
 
 
 def _through_tree(model: Any, rows: Sequence[Branches], with_last: bool) -> Tensor:
-    ids_BT, positions_BT, mask_B1TT, sources = _lay_out(rows, with_last)
+    ids_BT, positions_BT, mask_B1TT, sources, trees = _lay_out(rows, with_last)
     device = model.device
+    # the mask is right for any attention; ours reads the trees and leaves out what never meets
+    mask_B1TT = mask_B1TT.to(device)
+    if model.config._attn_implementation == "eager":  # it adds its mask
+        dtype = model.get_output_embeddings().weight.dtype
+        mask_B1TT = (~mask_B1TT).to(dtype) * torch.finfo(dtype).min
+    mask_B1TT.trees = trees  # type: ignore[attr-defined]
     hidden_BTD = decoder(model)(
         input_ids=ids_BT.to(device),
         position_ids=positions_BT.to(device),
-        attention_mask=mask_B1TT.to(device),
+        attention_mask=mask_B1TT,
         use_cache=False,
     ).last_hidden_state
     return hidden_BTD.reshape(-1, hidden_BTD.shape[-1])[sources.to(device)]
 
 
-def _lay_out(rows: Sequence[Branches], with_last: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _lay_out(
+    rows: Sequence[Branches], with_last: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tree]]:
     """Token ids and positions, both (B, T); who may see whom, (B, 1, T, T), True for "may see";
-    and the flat index into B*T of every state asked for."""
-    trees = [
+    the flat index into B*T of every state asked for; and where each row's parts stand."""
+    pieces = [
         [row.prompt_ids, *(_run_tokens(c, with_last) for c in row.completions)] for row in rows
     ]
-    width = max(sum(map(len, tree)) for tree in trees)
+    width = max(sum(map(len, one)) for one in pieces)
     ids = torch.zeros(len(rows), width, dtype=torch.long)
     positions = torch.zeros(len(rows), width, dtype=torch.long)
     # a padded query must see something or softmax is NaN: it sees itself
     mask = torch.eye(width, dtype=torch.bool).repeat(len(rows), 1, 1)
     sources: list[int] = []
-    for b, (row, tree) in enumerate(zip(rows, trees, strict=True)):
-        prompt, start = len(row.prompt_ids), 0
-        for place, piece in enumerate(tree):
+    trees = []
+    for b, (row, parts) in enumerate(zip(rows, pieces, strict=True)):
+        prompt, start, branches = len(row.prompt_ids), 0, []
+        for place, piece in enumerate(parts):
             size, end = len(piece), start + len(piece)
             first = prompt if place else 0
             ids[b, start:end] = torch.as_tensor(piece)
@@ -159,8 +177,11 @@ def _lay_out(rows: Sequence[Branches], with_last: bool) -> tuple[Tensor, Tensor,
             if place and (with_last or len(row.completions[place - 1])):
                 # the prompt's last token predicts every branch's first
                 sources += [b * width + at for at in (prompt - 1, *range(start, end))]
+            if place:
+                branches.append((start, end))
             start = end
-    return ids, positions, mask[:, None], torch.tensor(sources, dtype=torch.long)
+        trees.append(Tree(prompt, tuple(branches)))
+    return ids, positions, mask[:, None], torch.tensor(sources, dtype=torch.long), trees
 
 
 def _run_tokens(completion: Sequence[int], with_last: bool) -> Sequence[int]:

@@ -492,6 +492,18 @@ def test_the_guards_lines_are_read_as_the_guard_reads_them(
     assert found[name] == status
 
 
+def test_a_candidate_tried_before_needs_the_evidence_the_gate_asked_of_it(turn: Made) -> None:
+    guard, gold, ab = turn.reports
+    evidence = ab.verdict.figures["evidence"]
+    assert evidence
+    figures = {**ab.verdict.figures, "evidence_needed": 2 * evidence}
+    again = ab.model_copy(update={"verdict": ab.verdict.model_copy(update={"figures": figures})})
+    data = turn.data(reports=[guard, gold, again])
+    (measure,) = [m for m in data["measures"] if m["name"] == "Evidence"]
+    assert (measure["status"], measure["line"]) == ("outside", f"at least {2 * evidence:g}")
+    assert data["plots"]["evidence"]["min_evidence"] == 2 * evidence
+
+
 def test_too_few_gold_items_are_unknown_not_inside(turn: Made) -> None:
     gold = turn.reports[1]
     figures = {**gold.verdict.figures, "items": 5.0}

@@ -123,7 +123,7 @@ def _win_rate(ab: Report | None) -> _Measure:
 
 
 def _evidence(ab: Report | None) -> _Measure:
-    evidence, needed = _figure(ab, "evidence"), _limit(ab, "min_evidence")
+    evidence, needed = _figure(ab, "evidence"), _evidence_needed(ab)
     prompts = _figure(ab, "prompts")
     return _Measure(
         "Evidence",
@@ -234,16 +234,19 @@ def _accuracy(evaluate: Report | None) -> _Measure:
     )
 
 
+def _evidence_needed(ab: Report | None) -> float | None:
+    """More than `min_evidence` where the candidate was tried before."""
+    needed = _figure(ab, "evidence_needed")
+    return _limit(ab, "min_evidence") if needed is None else needed
+
+
 # --- the plots ------------------------------------------------------------------------------------
 
 
 def _evidence_path(ab: Report | None) -> dict[str, Any]:
     after_each = [number(v) for v in details(ab).get("evidence", ())]
     # before the first prompt the e-value is 1: no evidence either way
-    return {
-        "path": [1.0, *after_each] if after_each else [],
-        "min_evidence": _limit(ab, "min_evidence"),
-    }
+    return {"path": [1.0, *after_each] if after_each else [], "min_evidence": _evidence_needed(ab)}
 
 
 def _both_sides(guard: Report | None, name: str) -> dict[str, list[float]]:

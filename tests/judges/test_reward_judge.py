@@ -27,7 +27,7 @@ def judge(tmp_path: Path) -> RewardJudge:
         model = RewardModel.new(
             backbone, "reward", rank=4, alpha=8.0, targets=["all-linear"], seed=number
         )
-        model.head.weight.data.normal_(generator=torch.Generator().manual_seed(number))
+        model.head.learned.data.normal_(generator=torch.Generator().manual_seed(number))
         names.append(model.save(tmp_path / "both" / f"member-{number}", card={}))
         model.detach()
     card = {"kind": "reward", "members": names}

@@ -22,6 +22,7 @@ from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 from trueup.errors import DataError, ModelError
 from trueup.models.backbone import Backbone
 from trueup.models.reward import (
+    HEAD_SPEED,
     RewardEnsemble,
     RewardHead,
     RewardModel,
@@ -56,7 +57,8 @@ def make(backbone: Backbone, role: str = "reward", *, seed: int = 0) -> RewardMo
     random = torch.Generator().manual_seed(seed + 100)
     with torch.no_grad():
         for parameter in model.parameters().values():
-            parameter += 0.1 * torch.randn(parameter.shape, generator=random)
+            size = 0.1 / HEAD_SPEED if parameter is model.head.learned else 0.1
+            parameter += size * torch.randn(parameter.shape, generator=random)
     return model
 
 
@@ -132,8 +134,9 @@ def test_gradients_of_head_and_adapter_are_those_of_separate_rows(
         (branch_scores(network, model.head, ROWS) * weights).sum().backward()
     (oracle.scores(ROWS) * weights).sum().backward()
     theirs = {n: p.grad for n, p in oracle.model.named_parameters() if p.grad is not None}
-    theirs["score.weight"] = oracle.head.grad[None]  # type: ignore[index]
+    theirs["score.learned"] = oracle.head.grad[None]  # type: ignore[index]
     ours = {n.replace(".reward.", ".default."): p.grad for n, p in parameters.items()}
+    ours["score.learned"] = ours["score.learned"] / HEAD_SPEED  # type: ignore[operator]
     assert ours.keys() == theirs.keys() and len(ours) > 20
     for name, gradient in theirs.items():
         assert gradient is not None and gradient.abs().max() > 0, name
@@ -159,7 +162,7 @@ def test_scores_leave_on_the_models_scale(model: RewardModel) -> None:
 def test_a_fresh_model_scores_close_to_zero(backbone: Backbone) -> None:
     fresh = RewardModel.new(backbone, "reward", rank=4, alpha=8.0, targets=["all-linear"], seed=0)
     assert all(abs(score) < 1 for row in fresh.scores(ROWS) for score in row)
-    assert fresh.head.weight.dtype == torch.float32
+    assert fresh.head.learned.dtype == torch.float32
     assert not torch.equal(fresh.head.weight, RewardHead(HIDDEN, seed=1).weight)
 
 
@@ -227,7 +230,8 @@ def test_step_scores_carry_a_gradient(model: RewardModel) -> None:
         scores = step_end_scores(network, model.head, ROWS[:1], [[[0, 4], [8]]])
         scores.sum().backward()
     assert scores.shape == (3,)
-    assert model.head.weight.grad is not None and model.head.weight.grad.abs().sum() > 0
+    gradient = model.head.learned.grad
+    assert gradient is not None and gradient.abs().sum() > 0
 
 
 @pytest.mark.parametrize("end", [-1, 5])
@@ -282,7 +286,7 @@ def test_the_name_is_of_everything_that_decides_a_score(
     names = {name}
     model.scale = Scale(0.25, 2.5)
     names.add(model.save(tmp_path / "scale", card={}))
-    model.head.weight.data[0, 0] += 1e-3
+    model.head.learned.data[0, 0] += 1e-3
     names.add(model.save(tmp_path / "head", card={}))
     next(iter(model.parameters().values())).data.add_(1e-3)
     names.add(model.save(tmp_path / "adapter", card={}))

@@ -101,7 +101,7 @@ def rows_of(backbone: Backbone, pairs: Sequence[PreferencePair]) -> list[Row]:
 
 def fresh(backbone: Backbone) -> RewardModel:
     model = RewardModel.new(backbone, "reward", rank=4, alpha=8.0, targets=["all-linear"], seed=0)
-    model.head.weight.data.normal_(generator=torch.Generator().manual_seed(5))
+    model.head.learned.data.normal_(std=1 / 16, generator=torch.Generator().manual_seed(5))
     return model
 
 

@@ -38,6 +38,7 @@ from trueup.models.reward_files import (
 from trueup.models.shared_prompt import Branches, branch_hidden
 
 __all__ = [
+    "HEAD_SPEED",
     "Combination",
     "RewardEnsemble",
     "RewardHead",
@@ -53,25 +54,36 @@ Combination = Literal["mean", "min", "uwo"]
 Ends = Sequence[Sequence[Sequence[int]]]
 """For each row and each of its completions the indices of the tokens that end a step."""
 
+HEAD_SPEED = 16.0
+"""How much faster the head learns than the adapter: it starts near zero, and until it has grown
+nothing the adapter learns can be seen in a score. A power of two, so that it rounds nothing."""
+
 
 class RewardHead(nn.Module):
-    """score = w · state, in fp32. No bias: preferences say nothing of a constant."""
+    """score = w · state, in fp32. No bias: preferences say nothing of a constant.
+
+    What is learned is w / `HEAD_SPEED`, so that one learning rate suits head and adapter.
+    """
 
     def __init__(self, hidden_size: int, *, seed: int = 0) -> None:
         """Start with weights of deviation 1 / (hidden size + 1), so that the first scores are
         small and the first loss is close to log 2."""
         super().__init__()
         random = torch.Generator().manual_seed(seed)
-        self.weight = nn.Parameter(
-            torch.randn(1, hidden_size, generator=random) / (hidden_size + 1)
-        )
+        start = torch.randn(1, hidden_size, generator=random) / (hidden_size + 1)
+        self.learned = nn.Parameter(start / HEAD_SPEED)
 
     @classmethod
     def of(cls, weight: Tensor) -> "RewardHead":
         """One with these weights, of shape (1, hidden size), that does not learn."""
         head = cls(weight.shape[1])
-        head.weight.data.copy_(weight)
+        head.learned.data.copy_(weight / HEAD_SPEED)
         return head.requires_grad_(False)
+
+    @property
+    def weight(self) -> Tensor:
+        """w, of shape (1, hidden size)."""
+        return HEAD_SPEED * self.learned
 
     def forward(self, hidden_ND: Tensor) -> Tensor:
         """Scores of shape (N,)."""
@@ -155,7 +167,7 @@ class RewardModel:
         """What learns: the adapter's matrices and the head."""
         named = self.backbone.model.named_parameters()
         adapter = {name: p for name, p in named if f".{self.role}." in name}
-        return {**adapter, HEAD_KEY: self.head.weight}
+        return {**adapter, "score.learned": self.head.learned}
 
     def scores(
         self,

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from trueup.cli.main import cli
-from trueup.errors import ConfigError, DataError
+from trueup.errors import ConfigError, DataError, ModelError
 from trueup.train.config import Method
 
 SETTINGS = """
@@ -125,3 +125,16 @@ def test_the_real_program_prints_a_summary_of_80_columns(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "12 records, loss 0.6931 -> " in done.stdout
     assert "Traceback" not in done.stderr
+
+
+def test_a_reward_model_is_no_candidate(trueup: Trueup, folder: Path) -> None:
+    file = str(folder / "pairs.jsonl")
+    told = json.loads(trueup("train", "--method", "reward", "--dataset", file, "--json").stdout)
+    (folder / "heldout.jsonl").write_text(
+        json.dumps({"messages": [{"role": "user", "content": "rose?"}]})
+    )
+    settings = (folder / "trueup.toml").read_text() + '[ab]\nprompts = "heldout.jsonl"\n'
+    (folder / "trueup.toml").write_text(settings)
+    refused = trueup("guard", told["checkpoint"]["id"])
+    assert isinstance(refused.exception, ModelError), refused.output
+    assert "does not answer" in str(refused.exception)

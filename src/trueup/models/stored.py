@@ -14,7 +14,15 @@ from trueup.models.backbone import Backbone, is_whole
 from trueup.models.catalog import folder_of
 from trueup.models.config import ModelConfig
 from trueup.progress import task
-from trueup.records import Checkpoint, Completion, Messages, Release, SampleSet, Sampling
+from trueup.records import (
+    Checkpoint,
+    Completion,
+    Messages,
+    Release,
+    SampleSet,
+    Sampling,
+    TrainingRun,
+)
 from trueup.store import Store
 
 __all__ = ["StoredModel", "ensure_champion", "load_backbone", "parts_of"]
@@ -176,8 +184,16 @@ def parts_of(
 
     Raises:
         IdentityError: the record's path leads out of the store.
+        ModelError: it is a reward model, which scores and does not answer.
     """
     folder = _inside(store.folder, checkpoint.path)
+    if any(run.method == "reward" for run in store.get_all(TrainingRun, [checkpoint.run_id])):
+        raise ModelError(
+            "A reward model does not answer, so it cannot be guarded, judged or served",
+            got=checkpoint.id,
+            expected="a checkpoint that was trained to answer",
+            next="name another checkpoint; 'trueup status' lists them",
+        )
     if is_whole(folder):
         return backbone.sibling(folder), None
     if checkpoint.base_weights != backbone.base_weights:

@@ -1,10 +1,11 @@
 """Before the first step: is what trains what serves, and is the loss what it should be?
 
 A fresh adapter on the base, a champion loaded from the wrong folder, another chat template or
-dropout left on all train without complaint and silently throw away last week's work. Four checks
+dropout left on all train without complaint and silently throw away last week's work. Five checks
 make that impossible: the starting policy gives the log-probs that were recorded when the champion
-served; it is the champion; the kernel agrees with a plain forward pass; and the first loss is the
-one that algebra, or those independent log-probs, call for.
+served; it is the champion; the kernel agrees with a plain forward pass; the first loss is the one
+that algebra, or those independent log-probs, call for; and the reference, wherever its log-probs
+came from, says what its weights say.
 """
 
 import math
@@ -21,8 +22,9 @@ from trueup.models.stored import StoredModel
 from trueup.train.config import TrainConfig
 from trueup.train.data import Row
 from trueup.train.objectives import PairLogps, preference_loss
+from trueup.train.reference import FixedReference, MovingReference, NoReference
 
-__all__ = ["check_identity", "closed_form"]
+__all__ = ["check_identity", "check_reference", "closed_form"]
 
 TOLERANCE = 1e-4  # nats per token, fp32
 HALF_TOLERANCE = 0.25  # nats per token: two bf16 passes of other shapes agree to about 0.1
@@ -62,10 +64,11 @@ def check_identity(
         IdentityError: with the likely cause.
     """
     served = [row for row in rows if any(_stored(row, champion))]
-    picked = (served or list(rows))[:NUM_ROWS]
+    longest = max(rows, key=lambda row: row.num_tokens)  # windows and contexts show there
+    picked = [*(served or list(rows))[: NUM_ROWS - 1], longest]
     with acting() as model:
         ours = completion_logprobs(model, [row.branches for row in picked])
-        plain = [_plain_logprobs(model, row) for row in picked[:1]]
+        plain = [_plain_logprobs(model, row) for row in picked]
         causes = _causes(model)
     with champion.acting() as model:
         theirs = completion_logprobs(model, [row.branches for row in picked])
@@ -73,7 +76,7 @@ def check_identity(
     if _is_half(champion):
         tolerance = HALF_TOLERANCE
 
-    figures = {"policy_gap": _gap(ours, theirs), "kernel_gap": _gap(plain, ours[:1])}
+    figures = {"policy_gap": _gap(ours, theirs), "kernel_gap": _gap(plain, ours)}
     gaps = [
         float((side.cpu().float() - torch.tensor(stored)).abs().max())
         for row, sides in zip(picked, ours, strict=True)
@@ -105,6 +108,42 @@ def check_identity(
     return figures
 
 
+@torch.no_grad()
+def check_reference(
+    reference: FixedReference | MovingReference | NoReference,
+    champion: StoredModel,
+    rows: Sequence[Row],
+    config: TrainConfig,
+) -> dict[str, float]:
+    """Stop unless the reference's log-probs, stored, cached or computed, are its weights'.
+
+    Returns:
+        The largest difference of any token's log-prob from a plain forward pass of the model it
+        is named after, over rows from the whole data set: `reference_gap`. Nothing without a
+        reference.
+
+    Raises:
+        IdentityError: with the likely cause.
+    """
+    if isinstance(reference, NoReference):
+        return {}
+    picked = list(rows)[:: max(1, len(rows) // NUM_ROWS)][:NUM_ROWS]
+    starts_as_champion = config.reference in ("previous", "ema")
+    acting = champion.acting if starts_as_champion else reference.acting
+    with acting() as model:
+        plain = [_plain_logprobs(model, row) for row in picked]
+    reference.follow(picked)
+    gap = _gap([[one.cpu() for one in row] for row in plain], [reference.of(r) for r in picked])
+    _need(
+        "The reference's log-probs are not those of its weights",
+        gap,
+        HALF_TOLERANCE if _is_half(champion) else TOLERANCE,
+        "check which adapter the reference is; delete cache/logprobs.sqlite in the store, which "
+        "loses nothing",
+    )
+    return {"reference_gap": gap}
+
+
 def _check_loss(
     config: TrainConfig,
     rows: Sequence[Row],
@@ -128,7 +167,7 @@ def _check_loss(
                 expected=f"{expected:.6f} within {LOSS_TOLERANCE:g}",
                 next="check that policy and reference are the same weights and that dropout is off",
             )
-    slow = preference_loss(method, _logps(rows[:1], plain, theirs[:1]), config).losses
+    slow = preference_loss(method, _logps(rows[:1], plain[:1], theirs[:1]), config).losses
     tokens = sum(rows[0].lengths)
     allowed = tolerance * tokens * max(1.0, config.beta, 1 / config.beta)
     if not abs(float(slow[0] - loss[0])) <= allowed:

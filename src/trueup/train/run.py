@@ -16,7 +16,7 @@ from trueup.train.config import TrainConfig
 if TYPE_CHECKING:
     from trueup.train.data import Row
     from trueup.train.policy import Policy
-    from trueup.train.reference import Reference
+    from trueup.train.reference import FixedReference, MovingReference, NoReference
     from trueup.train.workers import Workers
 
 __all__ = ["run", "served_template"]
@@ -69,7 +69,7 @@ def run(
         if config.method == "reward":
             from trueup.train.reward import run_reward
 
-            return run_reward(store, config, dataset, champion, record)
+            return run_reward(store, config, dataset, champion, record, is_held_out=is_held_out)
         return _train(store, config, dataset, champion, record, is_held_out, workers)
 
 
@@ -91,7 +91,7 @@ def _train(
 ) -> Checkpoint:
     from trueup.train.data import held_out
     from trueup.train.fit import budget, fit
-    from trueup.train.identity import check_identity
+    from trueup.train.identity import check_identity, check_reference
     from trueup.train.objectives import KTO, SFT, Objective, Preference
     from trueup.train.policy import Policy
     from trueup.train.watch import Watch
@@ -105,6 +105,7 @@ def _train(
     identity = check_identity(champion, policy.acting, rows, config)
     tokens_per_batch = budget(config, policy.backbone.device)
     reference = _reference(store, config, champion, policy, rows, tokens_per_batch, workers)
+    identity |= check_reference(reference, champion, rows, config)
     objective: Objective
     if config.method == "kto":
         objective = KTO(config, reference)
@@ -272,7 +273,7 @@ def _reference(
     rows: list["Row"],
     tokens_per_batch: int,
     workers: "Workers",
-) -> "Reference":
+) -> "FixedReference | MovingReference | NoReference":
     from trueup.train.logprob_cache import LogprobCache
     from trueup.train.reference import FixedReference, MovingReference, NoReference
 
@@ -291,16 +292,15 @@ def _reference(
         model = StoredModel(store, champion.backbone, None)
     elif config.reference != "previous":
         model = StoredModel(store, champion.backbone, config.reference, role="reference")
+    cache = LogprobCache(store.folder / "cache" / "logprobs.sqlite")
     fixed = FixedReference(
-        model.acting,
-        model.weights,
-        tokens_per_batch=tokens_per_batch,
-        cache=LogprobCache(store.folder / "cache" / "logprobs.sqlite"),
+        model.acting, model.weights, tokens_per_batch=tokens_per_batch, cache=cache
     )
     if workers.count > 1:  # each a share; the cache then has the others'
         fixed.prepare(workers.share(rows))
         workers.wait()
     fixed.prepare(rows)
+    cache.close()
     return fixed
 
 

@@ -6,6 +6,7 @@ number format it was computed with. The trials here try hard to be given another
 
 import json
 import random
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -126,7 +127,7 @@ def test_a_fixed_reference_is_the_model_it_is_named_after(
     rows = rows_of(project)
     fresh = Backbone.load(backbone.folder)
     adapters = {"base": None, "previous": project.champion.adapter}
-    adapter = adapters[kind] if kind in adapters else third.adapter
+    adapter = adapters.get(kind, third.adapter)
     if adapter:
         fresh.attach("oracle", adapter)
     with fresh.acting_as("oracle" if adapter else None) as model:
@@ -355,8 +356,6 @@ def test_a_damaged_cache_loses_values_and_never_gives_wrong_ones(tmp_path: Path,
 
 
 def test_a_value_changed_on_disk_is_not_known(tmp_path: Path) -> None:
-    import sqlite3
-
     path = tmp_path / "logprobs.sqlite"
     known = filled(path, 3)
     with sqlite3.connect(path) as file:
@@ -372,8 +371,6 @@ def test_a_value_changed_on_disk_is_not_known(tmp_path: Path) -> None:
 
 
 def test_two_values_swapped_on_disk_are_not_known(tmp_path: Path) -> None:
-    import sqlite3
-
     path = tmp_path / "logprobs.sqlite"
     known = filled(path, 2)
     with sqlite3.connect(path) as file:
@@ -554,9 +551,7 @@ def test_another_number_format_is_computed_anew(tmp_path: Path, tiny_model: Path
 # --- a reference that is another model ------------------------------------------------------------
 
 
-def test_kept_log_probs_of_another_model_stop_the_training(
-    make_project: MakeProject, promoted: tuple[Project, str]
-) -> None:
+def test_kept_log_probs_of_another_model_stop_the_training(promoted: tuple[Project, str]) -> None:
     """As if a file had been copied from another project: right keys, wrong numbers."""
     project, _ = promoted
     wrong = {}

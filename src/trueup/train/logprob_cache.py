@@ -32,7 +32,7 @@ NOT_THE_FILE = frozenset(
         sqlite3.SQLITE_CANTOPEN,
     )
 )
-"""SQLite's complaints about the disk, the rights or the company: a new file would fare no better."""
+"""Complaints about disk, rights or company: a new file would fare no better."""
 TABLE = "CREATE TABLE IF NOT EXISTS logprobs (key BLOB PRIMARY KEY, value BLOB NOT NULL)"
 AT_ONCE = 500  # SQLite's oldest limit on bound variables is 999
 

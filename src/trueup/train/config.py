@@ -159,8 +159,8 @@ class TrainConfig(StageConfig):
     """Held-out prompts the policy answers at each measurement, for length, entropy and KL."""
 
     max_chosen_drop: float | None = Field(default=None, gt=0)
-    """Stop when held-out chosen answers lose this many nats a token. 0.1 is the red line of
-    the guards; pair accuracy would go on rising."""
+    """Stop when held-out chosen answers have lost this many nats a token since the start. 0.1 is
+    the red line of the guards; pair accuracy would go on rising."""
 
     max_kl: float | None = Field(default=None, gt=0)
     """Stop when the policy's own answers are this many nats from the reference."""
@@ -183,6 +183,8 @@ class TrainConfig(StageConfig):
             raise ValueError("robust_dpo needs label_smoothing above 0: it divides by 1 - 2e")
         if self.alpha != "auto" and float(self.alpha) < 0:
             raise ValueError("alpha is at least 0: a negative one would reward length")
+        if self.max_kl is not None and self.eval_answers == 0:
+            raise ValueError("max_kl is measured on answers: set eval_answers above 0")
         if self.adapter == "full" and self.reference == "ema":
             raise ValueError("reference 'ema' needs an adapter: set adapter to 'lora'")
         if self.adapter == "full" and self.method == "reward":

@@ -135,4 +135,6 @@ def _row(
         return "empty completion"
     if row.num_tokens > max_tokens:
         return "longer than train.max_tokens"
+    if len(prompt) + max(row.lengths) > backbone.context:
+        return "longer than the model's context"
     return row

@@ -16,7 +16,7 @@ from trueup.train.config import TrainConfig
 if TYPE_CHECKING:
     from trueup.train.data import Row
     from trueup.train.policy import Policy
-    from trueup.train.reference import FixedReference, MovingReference, NoReference
+    from trueup.train.reference import FixedReference, MovingReference, NoReference, Reference
     from trueup.train.workers import Workers
 
 __all__ = ["run", "served_template"]
@@ -94,12 +94,14 @@ def _train(
     from trueup.train.identity import check_identity, check_reference
     from trueup.train.objectives import KTO, SFT, Objective, Preference
     from trueup.train.policy import Policy
+    from trueup.train.reference import NoReference
     from trueup.train.watch import Watch
 
     rows, told = _rows(store, config, dataset, champion, is_held_out)
     config = _settled(config, told)
     train_rows, held_rows = held_out(rows, config.eval_share)
     _need_rows(train_rows, config, told)
+    _need_held_out(held_rows, config)
 
     policy = Policy.start(champion, config)
     identity = check_identity(champion, policy.acting, rows, config)
@@ -113,9 +115,20 @@ def _train(
         objective = SFT()
     else:
         objective = Preference(config, reference)
-    watch = Watch(
-        policy.backbone, held_rows, objective, reference, config, tokens_per_batch=tokens_per_batch
-    )
+    watch = None
+    if held_rows:
+        start: Reference = reference
+        if config.reference != "previous" or isinstance(reference, NoReference):
+            start = _fixed(store, champion, held_rows, tokens_per_batch, workers)
+        watch = Watch(
+            policy.backbone,
+            held_rows,
+            objective,
+            reference,
+            config,
+            tokens_per_batch=tokens_per_batch,
+            start=start,
+        )
     folder = store.folder / "runs" / record.id
     folder.mkdir(parents=True, exist_ok=True)
     fitted = fit(
@@ -126,7 +139,7 @@ def _train(
         config,
         folder,
         kept=policy.average,
-        watching=watch if held_rows else None,
+        watching=watch,
         after_step=reference.moved,
         workers=workers,
     )
@@ -180,7 +193,7 @@ def _rows(
         rows, skipped = rows + single, skipped + skipped_single
     if config.method == "sft":
         rows = [row for row in rows if any(row.desirable)]
-    told["skipped"] = dict(skipped)
+    told |= {"num_usable": len(rows), "skipped": dict(skipped)}
     lengths = {row.id: row.lengths for row in rows}
     # all labels of these prompts: pairs keep one of several that agree, and noise is disagreement
     prompts = {p.prompt for p in pairs}
@@ -227,12 +240,31 @@ def _settled(config: TrainConfig, told: dict[str, Any]) -> TrainConfig:
 
 
 def _need_rows(rows: list["Row"], config: TrainConfig, told: dict[str, Any]) -> None:
+    if not rows and told["num_usable"]:
+        raise TrainingError(
+            "Every prompt is held out, so there is none to train on",
+            got=f"train.eval_share = {config.eval_share:g}, {told['num_usable']} usable records",
+            expected="prompts on both sides",
+            next="lower train.eval_share, or bring more prompts",
+        )
     if not rows:
         raise TrainingError(
             "The data set has no pair to train on",
             got=told["skipped"] or "no pairs",
             expected=f"pairs of at most {config.max_tokens} tokens with two different completions",
             next="raise train.max_tokens, or look at the pairs",
+        )
+
+
+def _need_held_out(rows: list["Row"], config: TrainConfig) -> None:
+    """A line that nothing is measured against would never be crossed."""
+    lines = [n for n in ("max_chosen_drop", "max_kl") if getattr(config, n) is not None]
+    if lines and not rows:
+        raise TrainingError(
+            f"No prompt is held out, so train.{lines[0]} could not stop anything",
+            got=f"train.eval_share = {config.eval_share:g}",
+            expected="held-out prompts to measure on",
+            next=f"raise train.eval_share, or unset train.{lines[0]}",
         )
 
 
@@ -274,8 +306,7 @@ def _reference(
     tokens_per_batch: int,
     workers: "Workers",
 ) -> "FixedReference | MovingReference | NoReference":
-    from trueup.train.logprob_cache import LogprobCache
-    from trueup.train.reference import FixedReference, MovingReference, NoReference
+    from trueup.train.reference import MovingReference, NoReference
 
     if not {config.method, *config.plus} - WITHOUT_REFERENCE:
         return NoReference()
@@ -292,6 +323,16 @@ def _reference(
         model = StoredModel(store, champion.backbone, None)
     elif config.reference != "previous":
         model = StoredModel(store, champion.backbone, config.reference, role="reference")
+    return _fixed(store, model, rows, tokens_per_batch, workers)
+
+
+def _fixed(
+    store: Store, model: StoredModel, rows: list["Row"], tokens_per_batch: int, workers: "Workers"
+) -> "FixedReference":
+    """A stored model as the reference, with the log-probs of these rows at hand."""
+    from trueup.train.logprob_cache import LogprobCache
+    from trueup.train.reference import FixedReference
+
     cache = LogprobCache(store.folder / "cache" / "logprobs.sqlite")
     fixed = FixedReference(
         model.acting, model.weights, tokens_per_batch=tokens_per_batch, cache=cache

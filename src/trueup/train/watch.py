@@ -13,6 +13,7 @@ import torch
 
 from trueup.models import chat
 from trueup.models.backbone import Backbone
+from trueup.models.logprobs import completion_logprobs
 from trueup.models.sampler import Drawn, SampleRequest, sample
 from trueup.models.shared_prompt import Branches
 from trueup.records import Completion, Sampling
@@ -23,6 +24,7 @@ from trueup.train.reference import NoReference, Reference
 
 __all__ = ["Watch"]
 
+CHANGE = "held_out_chosen_logps_change_per_token"
 MAX_ANSWER = 128  # tokens; enough to see length, entropy and drift move
 
 
@@ -38,22 +40,28 @@ class Watch:
         config: TrainConfig,
         *,
         tokens_per_batch: int,
+        start: Reference | None = None,
     ) -> None:
+        """`start` is the model the run began with, by default the reference; with a loss that has
+        no reference, or one that moves, only it can tell what was lost since."""
         self.rows, self.objective, self.reference = list(rows), objective, reference
+        self.start = start or reference
         self.config, self.tokens_per_batch = config, tokens_per_batch
         self._eos_ids = chat.eos_ids(backbone.tokenizer)
-        asked = list({row.prompt_hash: row for row in self.rows}.values())
-        self._asked = asked[: config.eval_answers]
+        asked = {row.prompt_hash: row for row in self.rows}.values()
+        room = backbone.context - MAX_ANSWER
+        fitting = [row for row in asked if len(row.branches.prompt_ids) <= room]
+        self._asked = fitting[: config.eval_answers]
 
     def measure(self, model: Any) -> dict[str, float]:
-        """Held-out loss and log-probs under `held_out_…`, and figures of fresh answers under
-        `answer_…`: mean tokens, nats of entropy estimate a token, and nats of KL to the reference
-        an answer."""
+        """Held-out loss and log-probs under `held_out_…`, the chosen answers' change a token since
+        the start among them, and figures of fresh answers under `answer_…`: mean tokens, nats of
+        entropy estimate a token, and nats of KL to the reference (or the start) an answer."""
         return {**self._on_pairs(model), **self._on_answers(model)}
 
     def stop(self, measured: dict[str, float]) -> str | None:
         """The line that was crossed, or None."""
-        drop = -measured.get("held_out_chosen_logps_change_per_token", 0.0)
+        drop = -measured.get(CHANGE, 0.0)
         kl = measured.get("answer_kl", 0.0)
         if self.config.max_chosen_drop is not None and drop > self.config.max_chosen_drop:
             return (
@@ -78,9 +86,23 @@ class Watch:
             for one in self.objective.group_loss(model, group)[1]
         ]
         names = dict.fromkeys(name for one in figures for name in one)
-        return {
+        measured = {
             f"held_out_{name}": fmean(one[name] for one in figures if name in one) for name in names
         }
+        is_told = self.start is self.reference and CHANGE in measured
+        if not is_told and not isinstance(self.start, NoReference):
+            measured[CHANGE] = self._change(model)
+        return measured
+
+    def _change(self, model: Any) -> float:
+        """Nats a token that chosen answers have gained since the start, on average."""
+        changes = []
+        for group in split(self.rows, tokens_per_batch=self.tokens_per_batch):
+            found = completion_logprobs(model, [row.branches for row in group])
+            for row, ours in zip(group, found, strict=True):
+                pieces = zip(ours, self.start.of(row), row.desirable, strict=True)
+                changes += [float((a.cpu() - b).mean()) for a, b, good in pieces if good]
+        return fmean(changes) if changes else 0.0
 
     def _on_answers(self, model: Any) -> dict[str, float]:
         if not self._asked:
@@ -94,11 +116,12 @@ class Watch:
             "answer_entropy": -sum(sum(one.logprobs) for one in drawn)
             / sum(len(one.token_ids) for one in drawn),
         }
-        if not isinstance(self.reference, NoReference):
-            measured["answer_kl"] = fmean(self._kl(drawn))
+        held_to = self.start if isinstance(self.reference, NoReference) else self.reference
+        if not isinstance(held_to, NoReference):
+            measured["answer_kl"] = fmean(self._kl(drawn, held_to))
         return measured
 
-    def _kl(self, drawn: Sequence[Drawn]) -> list[float]:
+    def _kl(self, drawn: Sequence[Drawn], held_to: Reference) -> list[float]:
         """k3 of each answer, summed over its tokens: r - 1 - log r with r = ref / policy; never
         negative, unbiased on the policy's own samples."""
         rows = [
@@ -109,7 +132,7 @@ class Watch:
             )
             for row, one in zip(self._asked, drawn, strict=True)
         ]
-        refs = self.reference.compute(rows)
+        refs = held_to.compute(rows)
         estimates = []
         for row, one in zip(rows, drawn, strict=True):
             log_r = refs[row.id][0] - torch.tensor(one.logprobs)

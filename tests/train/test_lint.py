@@ -227,6 +227,7 @@ class OtherTokenizer:
         self.tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>")
         self.tokenizer.chat_template = "{{ messages[0]['content'] }}"
         self.template = chat.template_hash(self.tokenizer)
+        self.context = 100
 
 
 def test_blanks_that_a_tokenizer_drops_when_it_decodes_one_token_are_shown() -> None:
@@ -397,8 +398,9 @@ def test_the_text_names_what_stops_and_how_to_let_it_pass(backbone: Backbone) ->
 
 
 def test_no_line_is_wider_than_a_terminal_and_marks_stay_under_their_text(
-    backbone: Backbone,
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(backbone.model.config, "max_position_embeddings", 4096)
     prose = "Der schnelle Fuchs springt. " * 40
     wide = "天空是蓝色的。" * 40
     pairs = [

@@ -95,7 +95,9 @@ def test_the_operations_are_those_of_the_model(ran: dict[str, Any]) -> None:
     rows, width = 2, long + 2 * (short - 1)
     weights = 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 256)
     layers = 2 * rows * width * weights
-    attention = 2 * 4 * rows * width**2 * 64
+    # the prompt looks at half of its square, each branch at the prompt and itself
+    met = long**2 / 2 + 2 * (short - 1) * (long + short - 1)
+    attention = 2 * 4 * rows * met * 64
     head = 2 * rows * 2 * short * 64 * 258
     # backward: twice forward; attention makes its scores again, the head its logits
     policy = 3 * layers + 3.5 * attention + 4 * head

@@ -135,6 +135,6 @@ def test_a_reward_model_is_no_candidate(trueup: Trueup, folder: Path) -> None:
     )
     settings = (folder / "trueup.toml").read_text() + '[ab]\nprompts = "heldout.jsonl"\n'
     (folder / "trueup.toml").write_text(settings)
-    refused = trueup("guard", told["checkpoint"]["id"])
+    refused = trueup("guard", "--checkpoint", told["checkpoint"]["id"])
     assert isinstance(refused.exception, ModelError), refused.output
     assert "does not answer" in str(refused.exception)

@@ -462,6 +462,22 @@ def test_ktos_reference_point_pairs_every_answer_with_another_prompt(
     assert objective.kl > 0
 
 
+def test_ktos_reference_point_knows_no_answer_to_its_own_prompt(make_project: MakeProject) -> None:
+    """Where a step has one prompt alone there is none, however far the policy has moved."""
+    project = make_project(written_pairs())
+    rows = rows_of(project)
+    same = [rows[0], rows[0]._replace(id="again", completions=rows[0].completions[::-1])]
+    objective = KTO(setting("kto"), reference_of(project, [*rows, *same]))
+    with moved(project) as model:
+        for picked in (rows[:1], same):
+            objective.prepare(model, picked, 1024)
+            assert float(objective.kl) == 0.0
+        objective.prepare(model, [*same, rows[1]], 1024)
+        three = float(objective.kl)
+        objective.prepare(model, [same[1], rows[1], same[0]], 1024)
+    assert three > 0 and float(objective.kl) == pytest.approx(three, rel=1e-5)
+
+
 def plain(model: Any, prompt: Sequence[int], completion: Sequence[int]) -> float:
     with torch.no_grad():
         logits = model(torch.tensor([[*prompt, *completion]])).logits[0, len(prompt) - 1 : -1]

@@ -4,7 +4,7 @@ A step's rows run in groups that fit in memory. An objective gives each group's 
 says what the whole step is divided by, so that splitting a step changes nothing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -157,7 +157,7 @@ class KTO:
     @torch.no_grad()
     def prepare(self, model: Any, picked: Sequence[Row], tokens_per_batch: int) -> None:
         """The reference point: how far the policy has moved on answers to other prompts, over the
-        whole step, whatever groups it is split into."""
+        whole step, whatever groups it is split into; 0 in a step of one prompt."""
         self.reference.follow(picked)
         mismatched = [
             row._replace(
@@ -166,8 +166,11 @@ class KTO:
                 completions=other.completions[:1],
                 desirable=(True,),
             )
-            for row, other in zip(picked, [*picked[1:], *picked[:1]], strict=True)
+            for row, other in _other_prompts(picked)
         ]
+        self.kl = torch.zeros(())
+        if not mismatched:
+            return
         refs = self.reference.compute(mismatched)
         moved = []
         for group in split(mismatched, tokens_per_batch=tokens_per_batch):
@@ -205,6 +208,15 @@ class KTO:
                 }
             )
         return loss.losses.sum(), figures
+
+
+def _other_prompts(picked: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
+    """Each row with the next one that answers another prompt; none where all answer the same."""
+    for at, row in enumerate(picked):
+        rest = (*picked[at + 1 :], *picked[:at])
+        other = next((one for one in rest if one.prompt_hash != row.prompt_hash), None)
+        if other:
+            yield row, other
 
 
 class SFT:

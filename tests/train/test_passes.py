@@ -1,13 +1,13 @@
 """A step is a step: in one pass or in many, with activations kept or computed again."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_project import CONFIG, MakeProject, Project, reference_of
+from tiny_project import CONFIG, MakeProject, Project, reference_of, save_windowed
 from torch import Tensor
-from transformers import AutoModelForCausalLM, MistralConfig
 
 from trueup.models.backbone import Backbone
 from trueup.models.stored import StoredModel
@@ -111,33 +111,15 @@ def test_computing_activations_again_gives_the_same_adapter(
 
 
 def test_checkpoints_and_a_sliding_window_give_the_same_adapter(
-    tiny_model: Any, tmp_path: Any, make_project: MakeProject
+    tiny_model: Path, tmp_path: Path, make_project: MakeProject
 ) -> None:
     """A window shorter than the rows; only where each answer runs behind its own prompt do both
     agree, and the identity gate compares with transformers' own pass."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    torch.manual_seed(0)
-    config = MistralConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        initializer_range=0.2,
-        sliding_window=24,
-        tie_word_embeddings=True,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "mistral")
-    tokenizer.save_pretrained(tmp_path / "mistral")
+    folder = save_windowed(tmp_path / "mistral", tiny_model)
     found = []
     for checkpointing in (False, True):
         store = make_project(name=f"store {checkpointing}").store
-        champion = StoredModel(store, Backbone.load(tmp_path / "mistral"), None)
+        champion = StoredModel(store, Backbone.load(folder), None)
         settings = CONFIG.model_copy(update={"checkpointing": checkpointing, "reference": "base"})
         checkpoint = run(store, settings, store.all(Dataset)[0], champion)
         assert checkpoint.metrics["identity"]["kernel_gap"] <= 1e-5

@@ -92,6 +92,31 @@ def fill(store: Store, model: Path, pairs: list[PreferencePair]) -> Project:
     return Project(store, StoredModel.serving(store, Backbone.load(model)), dataset)
 
 
+def save_windowed(folder: Path, tokenizer: Path) -> Path:
+    """A random model that looks back over 24 tokens, fewer than a row of these pairs has."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, MistralConfig
+
+    words = AutoTokenizer.from_pretrained(tokenizer)
+    config = MistralConfig(
+        vocab_size=len(words),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.2,
+        sliding_window=24,
+        tie_word_embeddings=True,
+        eos_token_id=words.eos_token_id,
+        pad_token_id=words.pad_token_id,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
+
+
 class Trained(NamedTuple):
     """A finished run in a store that no test changes."""
 

@@ -244,14 +244,16 @@ def _need(what: str, gap: float, tolerance: float, hint: str) -> None:
 
 def _causes(model: Any) -> str:
     """What can be seen of the usual suspects."""
-    dropping = [
-        name
-        for name, one in model.named_modules()
-        if isinstance(one, nn.Dropout) and one.training and one.p > 0
-    ]
+    dropping = [name for name, one in model.named_modules() if one.training and _drops(one)]
     dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()})
     on = f"dropout is on in {dropping[0]}" if dropping else "dropout is off"
     return f"{on}, dtype {' and '.join(dtypes)}"
+
+
+def _drops(module: nn.Module) -> bool:
+    """True where a module would drop something in training; attention has a rate of its own."""
+    rate = module.p if isinstance(module, nn.Dropout) else getattr(module, "attention_dropout", 0)
+    return isinstance(rate, float) and rate > 0
 
 
 def _is_half(champion: StoredModel) -> bool:

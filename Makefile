@@ -26,8 +26,9 @@ setup: $(VENV)/.ready
 quickstart: setup
 	$(BIN)/trueup quickstart
 
+# a worker a core, each with one thread: tiny models gain nothing from more
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
 
 lint: setup
 	$(BIN)/ruff check src tests examples docs benchmarks

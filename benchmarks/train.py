@@ -529,7 +529,7 @@ def notes(report: dict[str, Any]) -> list[str]:
         f"worst of all turns. Above {LOSS_TOLERANCE:.0e} and {NORM_TOLERANCE:.0e}, or with other "
         "initial values, a row is INVALID. The first loss is ln 2 whatever the model says, so the "
         "norm is the test that bites; `later` is the last timed step's loss, not limited.",
-        "A step of `ragged` runs in groups of at most 1,024 padded tokens in trueup and as one "
+        "A step of `ragged` runs in groups of at most 512 padded tokens in trueup and as one "
         "batch in TRL, each by default; `accumulated`: TRL one pair at a time. `checkpointing`: "
         "on both sides. `trl-defaults`: TRL as it sets itself up, bfloat16 autocast and "
         "checkpointing, against trueup as it sets itself up; slow on a CPU that lacks bfloat16.",

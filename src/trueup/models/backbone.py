@@ -65,6 +65,7 @@ class Backbone:
 
         from trueup.models.dtype import choose_dtype
         from trueup.models.kv_cache import ATTENTION
+        from trueup.models.norm import fuse_norms
 
         logging.disable_progress_bar()  # it draws over ours, and is over in a second
         _check_folder(folder)
@@ -91,6 +92,7 @@ class Backbone:
                 expected="chat_template.jinja or a template in tokenizer_config.json",
                 next="use an instruction-tuned model, or add the template it was trained with",
             )
+        fuse_norms(model)
         return cls(folder, model.to(device).eval(), tokenizer)
 
     def sibling(self, folder: Path) -> "Backbone":
@@ -138,6 +140,8 @@ class Backbone:
         """
         from peft import PeftModel
 
+        from trueup.models.lora import fuse
+
         _check_adapter(adapter, self.base_weights)
         self.detach(role)
         with _quiet():
@@ -147,6 +151,7 @@ class Backbone:
                 self._model = PeftModel.from_pretrained(
                     self._model, str(adapter), adapter_name=role
                 )
+        fuse(self._model)
         self._model.eval()
 
     def new_adapter(
@@ -155,6 +160,8 @@ class Backbone:
         """Give a role a fresh LoRA adapter: B is zero, so it starts as the base, to the bit."""
         import torch
         from peft import LoraConfig, PeftModel, get_peft_model
+
+        from trueup.models.lora import fuse
 
         self.detach(role)
         config = LoraConfig(
@@ -171,6 +178,7 @@ class Backbone:
                 self._model.add_adapter(role, config)
             else:
                 self._model = get_peft_model(self._model, config, adapter_name=role)
+        fuse(self._model)
         self._model.eval()
 
     def detach(self, role: str) -> None:

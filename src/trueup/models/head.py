@@ -1,16 +1,21 @@
 """The output head on completion positions only: log-probs without the logits of a whole batch.
 
-Logits exist for `HEAD_CHUNK` tokens at a time. Where the head is frozen (LoRA), the gradient with
-respect to a hidden state, W[target] - p W, is taken while the logits are there and nothing is
-computed twice; where it learns, the backward pass makes the chunk's logits again.
+Logits exist for `HEAD_CHUNK` tokens at a time, in room that is used again: on a CPU new memory
+costs as much as what is computed in it. The gradient with respect to a hidden state,
+W[target] - p W, is taken while the probabilities p are there; where the head learns as well, its
+own gradient is taken in the backward pass, which makes each chunk's probabilities again (the last
+chunk's are still in the room).
 """
 
+import threading
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+
+from trueup.models.tied import gradient_of, is_marked
 
 __all__ = ["HEAD_CHUNK", "TokenScores", "token_scores"]
 
@@ -32,22 +37,137 @@ def token_scores(
 ) -> TokenScores:
     """Score each target under the model's head; float32 whatever the model's own type."""
     head = model.get_output_embeddings()
-    parts = []
-    for at in range(0, len(targets_N), HEAD_CHUNK):
-        hidden, targets = hidden_ND[at : at + HEAD_CHUNK], targets_N[at : at + HEAD_CHUNK]
-        parts.append(_chunk(model, head, hidden, targets, with_collisions))
-    logprobs = torch.cat([p[0] for p in parts]) if parts else hidden_ND.new_zeros(0)
-    collisions = torch.cat([p[1] for p in parts]) if parts and with_collisions else None
-    return TokenScores(logprobs, collisions)
+    if _is_plain(model, head) and len(targets_N):
+        logprobs, collisions = _PlainHead.apply(
+            hidden_ND, head.weight, head.bias, targets_N, with_collisions
+        )
+    else:
+        parts = [
+            _chunk(model, head, hidden, targets, with_collisions)
+            for hidden, targets in zip(
+                hidden_ND.split(HEAD_CHUNK), targets_N.split(HEAD_CHUNK), strict=True
+            )
+        ]
+        logprobs, collisions = (torch.cat(column) for column in zip(*parts, strict=True))
+    return TokenScores(logprobs, collisions if with_collisions else None)
+
+
+# --- a matrix and nothing after it ----------------------------------------------------------------
+
+
+class _Room:
+    """Memory for one chunk's probabilities on a CPU; elsewhere the allocator keeps it."""
+
+    def __init__(self) -> None:
+        self.kept = torch.empty(0)
+        self.owner: object = None
+
+    def take(self, rows: int, columns: int, device: torch.device) -> Tensor:
+        """Room of this shape; what was there is gone."""
+        self.owner = None
+        if device.type != "cpu":
+            return torch.empty(rows, columns, device=device)
+        if self.kept.numel() < rows * columns:
+            self.kept = torch.empty(rows * columns)
+        return self.kept[: rows * columns].view(rows, columns)
+
+
+_of_thread = threading.local()
+
+
+def _room() -> _Room:
+    if not hasattr(_of_thread, "room"):
+        _of_thread.room = _Room()
+    return _of_thread.room  # type: ignore[no-any-return]
+
+
+class _PlainHead(torch.autograd.Function):
+    """Log-probs of targets under a matrix, with or without a bias."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets_N: Tensor,
+        with_collisions: bool,
+    ) -> tuple[Tensor, Tensor]:
+        room, device = _room(), hidden_ND.device
+        logprobs = torch.empty(len(targets_N), device=device)
+        collisions = torch.empty(len(targets_N) if with_collisions else 0, device=device)
+        direction = torch.empty_like(hidden_ND) if ctx.needs_input_grad[0] else None
+        for part in _parts(len(targets_N)):
+            targets = targets_N[part, None]
+            logits = _logits(room, hidden_ND[part], weight, bias)
+            behind = logits.gather(1, targets)[:, 0] - logits.amax(1)
+            probs = torch.softmax(logits, dim=1, out=logits)
+            # from the likeliest token, whose probability is never too small for its logarithm
+            logprobs[part] = behind + probs.amax(1).log_()
+            if with_collisions:
+                collisions[part] = torch.linalg.vector_norm(probs, dim=1).log_().mul_(2)
+            if direction is not None:
+                direction[part] = weight[targets[:, 0]] - probs.to(weight.dtype) @ weight
+        ctx.save_for_backward(hidden_ND, weight, bias, targets_N, direction)
+        if ctx.needs_input_grad[1]:
+            ctx.room, ctx.probs, room.owner = room, probs, ctx
+        ctx.mark_non_differentiable(collisions)
+        return logprobs, collisions
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        hidden_ND, weight, bias, targets_N, direction = ctx.saved_tensors
+        grad_N1 = grads[0][:, None].to(weight.dtype)
+        grad_hidden = None if direction is None else direction * grad_N1
+        if not ctx.needs_input_grad[1]:
+            return grad_hidden, None, None, None, None
+        grad_weight = gradient_of(weight) if is_marked(weight) else torch.zeros_like(weight)
+        grad_bias = None if bias is None else torch.zeros_like(bias)
+        for part in reversed(_parts(len(targets_N))):
+            if ctx.room.owner is ctx:
+                probs = ctx.probs
+            else:
+                logits = _logits(ctx.room, hidden_ND[part], weight, bias)
+                probs = torch.softmax(logits, dim=1, out=logits)
+            pull = hidden_ND[part] * grad_N1[part]
+            grad_weight.addmm_(probs.to(weight.dtype).T, pull, alpha=-1)
+            grad_weight.index_add_(0, targets_N[part], pull)
+            if grad_bias is not None:
+                grad_bias.addmv_(probs.to(weight.dtype).T, grad_N1[part, 0], alpha=-1)
+                grad_bias.index_add_(0, targets_N[part], grad_N1[part, 0])
+            ctx.room.owner = None
+        returned = None if is_marked(weight) else grad_weight
+        return grad_hidden, returned, grad_bias, None, None
+
+
+def _parts(length: int) -> list[slice]:
+    return [slice(at, min(at + HEAD_CHUNK, length)) for at in range(0, length, HEAD_CHUNK)]
+
+
+def _logits(room: _Room, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Of one chunk, in float32, where the room has place for them."""
+    out = room.take(len(hidden), len(weight), hidden.device)
+    if hidden.dtype == weight.dtype == torch.float32:
+        torch.mm(hidden, weight.T, out=out)
+        return out if bias is None else out.add_(bias)
+    return out.copy_(F.linear(hidden, weight, bias))
+
+
+def _is_plain(model: Any, head: nn.Module) -> bool:
+    return (
+        type(head) is nn.Linear
+        and not _adjustments(model)
+        and not torch.is_autocast_enabled(head.weight.device.type)
+    )
+
+
+# --- any other ------------------------------------------------------------------------------------
 
 
 def _chunk(
     model: Any, head: nn.Module, hidden: Tensor, targets: Tensor, with_collisions: bool
 ) -> tuple[Tensor, Tensor]:
-    learns = torch.is_grad_enabled()
-    frozen = not any(p.requires_grad for p in head.parameters())
-    if learns and hidden.requires_grad and frozen and _is_plain(model, head):
-        return _FrozenHead.apply(hidden, head.weight, head.bias, targets, with_collisions)  # type: ignore[no-any-return]
+    """Through autograd, the chunk's logits computed again in the backward pass."""
 
     def scored(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         logits = _adjusted(model, head(hidden)).float()
@@ -55,36 +175,11 @@ def _chunk(
             logits, with_collisions
         )
 
-    if learns and (hidden.requires_grad or not frozen):
+    if torch.is_grad_enabled() and (
+        hidden.requires_grad or any(p.requires_grad for p in head.parameters())
+    ):
         return checkpoint(scored, hidden, targets, use_reentrant=False)  # type: ignore[no-any-return]
     return scored(hidden, targets)
-
-
-class _FrozenHead(torch.autograd.Function):
-    """Log-probs under a head that does not learn; the gradient is ready when the value is."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        targets: Tensor,
-        with_collisions: bool,
-    ) -> tuple[Tensor, Tensor]:
-        logits = F.linear(hidden, weight, bias).float()
-        collisions = _collisions(logits, with_collisions)
-        logprobs = torch.log_softmax(logits, dim=-1)
-        found = logprobs.gather(1, targets[:, None])[:, 0]
-        probs = logprobs.exp_().to(weight.dtype)
-        ctx.save_for_backward(weight[targets] - probs @ weight)
-        ctx.mark_non_differentiable(collisions)
-        return found, collisions
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:  # type: ignore[override]
-        (direction,) = ctx.saved_tensors
-        return direction * grads[0][:, None].to(direction.dtype), None, None, None, None
 
 
 def _collisions(logits: Tensor, wanted: bool) -> Tensor:
@@ -92,11 +187,6 @@ def _collisions(logits: Tensor, wanted: bool) -> Tensor:
         return logits.new_zeros(0)
     logits = logits.detach()
     return torch.logsumexp(2 * logits, dim=-1) - 2 * torch.logsumexp(logits, dim=-1)
-
-
-def _is_plain(model: Any, head: nn.Module) -> bool:
-    """A matrix and nothing after it."""
-    return type(head) is nn.Linear and not _adjustments(model)
 
 
 def _adjustments(model: Any) -> dict[str, float]:

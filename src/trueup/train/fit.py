@@ -111,7 +111,7 @@ def fit(
             # peft freezes adapters when roles change; the policy's must learn
             for parameter in learning:
                 parameter.requires_grad_(True)
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad(set_to_none=False)  # new memory costs more than zeros
             whole, loss, figures = objective.total(picked), 0.0, Figures()
             groups = split(picked, tokens_per_batch=tokens_per_batch)
             with checkpointed(model, enabled=config.checkpointing):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from trueup.models.backbone import Backbone
 from trueup.models.stored import StoredModel
+from trueup.models.tied import add_in_place
 from trueup.train.config import TrainConfig
 
 __all__ = ["Policy"]
@@ -58,6 +59,7 @@ class Policy:
         backbone = Backbone.load(served.folder, device=str(served.device), dtype="float32")
         if champion.adapter:
             backbone.merge(champion.adapter)
+        add_in_place(backbone.model)
         policy = cls(backbone, None, dict(backbone.model.named_parameters()))
         policy.computes_in_half = served.dtype_name == "bfloat16"
         return policy

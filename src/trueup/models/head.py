@@ -60,11 +60,12 @@ class _Room:
 
     def __init__(self) -> None:
         self.kept = torch.empty(0)
-        self.owner: object = None
+        self.mark = object()
+        """Another one whenever the room is taken."""
 
     def take(self, rows: int, columns: int, device: torch.device) -> Tensor:
         """Room of this shape; what was there is gone."""
-        self.owner = None
+        self.mark = object()
         if device.type != "cpu":
             return torch.empty(rows, columns, device=device)
         if self.kept.numel() < rows * columns:
@@ -108,9 +109,9 @@ class _PlainHead(torch.autograd.Function):
                 collisions[part] = torch.linalg.vector_norm(probs, dim=1).log_().mul_(2)
             if direction is not None:
                 direction[part] = weight[targets[:, 0]] - probs.to(weight.dtype) @ weight
+            ctx.probs = probs if ctx.needs_input_grad[1] else None
+        ctx.room, ctx.mark = room, room.mark
         ctx.save_for_backward(hidden_ND, weight, bias, targets_N, direction)
-        if ctx.needs_input_grad[1]:
-            ctx.room, ctx.probs, room.owner = room, probs, ctx
         ctx.mark_non_differentiable(collisions)
         return logprobs, collisions
 
@@ -124,9 +125,8 @@ class _PlainHead(torch.autograd.Function):
         grad_weight = gradient_of(weight) if is_marked(weight) else torch.zeros_like(weight)
         grad_bias = None if bias is None else torch.zeros_like(bias)
         for part in reversed(_parts(len(targets_N))):
-            if ctx.room.owner is ctx:
-                probs = ctx.probs
-            else:
+            probs = ctx.probs
+            if ctx.room.mark is not ctx.mark:
                 logits = _logits(ctx.room, hidden_ND[part], weight, bias)
                 probs = torch.softmax(logits, dim=1, out=logits)
             pull = hidden_ND[part] * grad_N1[part]
@@ -135,7 +135,7 @@ class _PlainHead(torch.autograd.Function):
             if grad_bias is not None:
                 grad_bias.addmv_(probs.to(weight.dtype).T, grad_N1[part, 0], alpha=-1)
                 grad_bias.index_add_(0, targets_N[part], grad_N1[part, 0])
-            ctx.room.owner = None
+            ctx.mark = None
         returned = None if is_marked(weight) else grad_weight
         return grad_hidden, returned, grad_bias, None, None
 

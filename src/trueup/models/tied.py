@@ -21,7 +21,7 @@ def add_in_place(model: Any) -> None:
     is_tied = type(embedding) is nn.Embedding and head.weight is embedding.weight
     if is_tied and type(head) is nn.Linear and not embedding.max_norm:
         embedding.__class__ = _Embedding
-        head.weight.adds_in_place = True
+        head.weight.adds_in_place = True  # type: ignore[attr-defined]
 
 
 def is_marked(weight: Tensor) -> bool:

@@ -160,8 +160,8 @@ def train(
 def _show_tokens(project: Project, dataset: Dataset, config: TrainConfig, as_json: bool) -> None:
     """What the linter sees; refuses what training would refuse."""
     from trueup.cli.lint_text import lint_text
+    from trueup.train.gather import served_template
     from trueup.train.lint import lint
-    from trueup.train.run import served_template
 
     champion = project.champion()
     found = lint(

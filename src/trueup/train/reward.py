@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from trueup.errors import ModelError
 from trueup.models.backbone import Backbone
 from trueup.models.reward import (
     RewardHead,
@@ -32,6 +31,8 @@ from trueup.train import losses
 from trueup.train.config import TrainConfig
 from trueup.train.data import Row, held_out
 from trueup.train.fit import budget, fit
+from trueup.train.gather import gather, need_rows
+from trueup.train.keep import keep, new_folder
 from trueup.train.objectives import Figures
 from trueup.train.reference import NoReference
 from trueup.train.reward_metrics import evaluate
@@ -264,10 +265,8 @@ def run_reward(
     Stops:   TrainingError on a non-finite loss or an empty data set.
     Cost:    about 3 forward passes a pair, epoch and member.
     """
-    from trueup.train.run import _need_rows, _rows
-
-    rows, told = _rows(store, config, dataset, champion, is_held_out)
-    _need_rows(held_out(rows, max(0.1, config.eval_share))[0], config, told)
+    rows, told = gather(store, config, dataset, champion, is_held_out)
+    need_rows(held_out(rows, max(0.1, config.eval_share))[0], config, told)
     workers = Workers()
     folder = store.folder / "runs" / record.id
     trained = train_reward(champion.backbone, rows, config, folder, workers=workers)
@@ -282,9 +281,8 @@ def _save(
     members: Sequence[Path],
     metrics: dict[str, Any],
 ) -> Checkpoint:
-    """Copy the members beside their final place, rename it, record it; then drop the run."""
-    scratch = store.folder / "checkpoints" / f".{record.id}"
-    shutil.rmtree(scratch, ignore_errors=True)
+    """Copy the members: a run that is killed here still has its own."""
+    scratch = new_folder(store, record)
     for place in members:
         shutil.copytree(place, scratch / place.name)
     base = backbone.base_weights
@@ -299,27 +297,6 @@ def _save(
         "metrics": metrics,
     }
     (scratch / "card.json").write_text(json.dumps(card, indent=2, sort_keys=True))
-    place = scratch.with_name(weights)
-    if _is_same(base, place, weights):
-        shutil.rmtree(scratch)  # the same models are there, and may be scoring
-    else:
-        shutil.rmtree(place, ignore_errors=True)
-        scratch.rename(place)
-    checkpoint = Checkpoint(
-        run_id=record.id,
-        path=str(place.relative_to(store.folder)),
-        weights=weights,
-        base_weights=base,
-        metrics=json.loads(json.dumps(metrics)),
+    return keep(
+        store, record, weights, base, metrics, name_of=lambda at: ensemble_weights(base, at)
     )
-    store.add(checkpoint)
-    shutil.rmtree(store.folder / "runs" / record.id, ignore_errors=True)
-    return checkpoint
-
-
-def _is_same(base: str, place: Path, weights: str) -> bool:
-    """True where a folder already holds these members, whole."""
-    try:
-        return place.is_dir() and ensemble_weights(base, place) == weights
-    except ModelError:
-        return False

@@ -27,6 +27,8 @@ def lint_text(lint: Lint) -> str:
     for place, sample in enumerate(lint.samples, start=1):
         parts.append(f"Sample {place} of {len(lint.samples)}: {sample.pair_id}")
         for name, tokens in (("chosen", sample.chosen), ("rejected", sample.rejected)):
+            if not tokens:
+                continue  # a single answer
             loss = sum(token.carries_loss for token in tokens)
             title = f"prompt + {name}: {len(tokens):,} tokens, loss on the last {loss:,}"
             parts.append("\n".join([title, *_marked(_shortened(tokens))]))
@@ -40,7 +42,7 @@ def _summary(lint: Lint) -> str:
     lines = [
         ("template", f"{lint.template} ({served})"),
         ("end token", f"{_visible(lint.eos_token)} (id {lint.eos_id})"),
-        ("records", f"{lint.num_records:,} of {lint.num_pairs:,} pairs"),
+        ("records", f"{lint.num_records:,} of {_records(lint)}"),
         *(("skipped", f"{number:,} {why}") for why, number in sorted(lint.skipped.items())),
         ("longest", f"{lint.longest_tokens:,} of at most {lint.max_tokens:,} tokens"),
         ("answers", f"{lint.num_ended:,} with their end token"),
@@ -52,6 +54,13 @@ def _summary(lint: Lint) -> str:
         first, *others = wrap(said, WIDTH - 11, break_on_hyphens=False) or [""]
         wrapped += [f"{name:<11}{first}".rstrip(), *(" " * 11 + line for line in others)]
     return "\n".join(wrapped)
+
+
+def _records(lint: Lint) -> str:
+    single = f"{lint.num_labels:,} single answers"
+    if not lint.num_pairs:
+        return single if lint.num_labels else "0 pairs"
+    return f"{lint.num_pairs:,} pairs" + (f" and {single}" if lint.num_labels else "")
 
 
 def _remarks(lint: Lint) -> list[tuple[int, str]]:

@@ -160,17 +160,12 @@ def train(
 def _show_tokens(project: Project, dataset: Dataset, config: TrainConfig, as_json: bool) -> None:
     """What the linter sees; refuses what training would refuse."""
     from trueup.cli.lint_text import lint_text
-    from trueup.train.gather import served_template
-    from trueup.train.lint import lint
+    from trueup.loop import held_out
+    from trueup.train.gather import look, records_of
 
-    champion = project.champion()
-    found = lint(
-        champion.backbone,
-        project.store.get_all(PreferencePair, dataset.pair_ids),
-        max_tokens=config.max_tokens,
-        allow=frozenset(config.allow),
-        served_template=served_template(project.store, champion),
-    )
+    is_held_out = held_out(project, required=False).contains
+    records = records_of(project.store, config, dataset, is_held_out)
+    found = look(project.store, config, project.champion(), records)
     emit(found) if as_json else say(lint_text(found))
     found.stop()
 

@@ -119,6 +119,11 @@ class Backbone:
         return int(getattr(self._model.config, "max_position_embeddings", None) or 10**9)
 
     @property
+    def num_tokens(self) -> int:
+        """Rows of the embedding: a token's id is below it."""
+        return int(self._model.get_input_embeddings().weight.shape[0])
+
+    @property
     def dtype_name(self) -> DtypeName:
         """The format the weights are in."""
         size = next(self._model.parameters()).element_size()
@@ -144,13 +149,21 @@ class Backbone:
 
         _check_adapter(adapter, self.base_weights)
         self.detach(role)
-        with _quiet():
-            if isinstance(self._model, PeftModel):
-                self._model.load_adapter(str(adapter), adapter_name=role)
-            else:
-                self._model = PeftModel.from_pretrained(
-                    self._model, str(adapter), adapter_name=role
-                )
+        try:
+            with _quiet():
+                if isinstance(self._model, PeftModel):
+                    self._model.load_adapter(str(adapter), adapter_name=role)
+                else:
+                    self._model = PeftModel.from_pretrained(
+                        self._model, str(adapter), adapter_name=role
+                    )
+        except (RuntimeError, ValueError) as error:
+            raise ModelError(
+                f"The adapter in {adapter} does not fit this model",
+                got=str(error).strip().splitlines()[-1].strip(),
+                expected="an adapter that was trained on this base",
+                next="set model.base to the model it was trained on",
+            ) from error
         fuse(self._model)
         self._model.eval()
 
@@ -172,12 +185,20 @@ class Backbone:
             task_type="CAUSAL_LM",
             target_modules="all-linear" if list(targets) == ["all-linear"] else list(targets),
         )
-        with torch.random.fork_rng(), _quiet():
-            torch.manual_seed(seed)
-            if isinstance(self._model, PeftModel):
-                self._model.add_adapter(role, config)
-            else:
-                self._model = get_peft_model(self._model, config, adapter_name=role)
+        try:
+            with torch.random.fork_rng(), _quiet():
+                torch.manual_seed(seed)
+                if isinstance(self._model, PeftModel):
+                    self._model.add_adapter(role, config)
+                else:
+                    self._model = get_peft_model(self._model, config, adapter_name=role)
+        except ValueError as error:
+            raise ModelError(
+                "The model has no such layers to give an adapter to",
+                got=list(targets),
+                expected="names of its linear layers, or all-linear",
+                next="correct train.lora_targets",
+            ) from error
         fuse(self._model)
         self._model.eval()
 

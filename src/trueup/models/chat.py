@@ -13,6 +13,7 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from trueup.errors import ModelError
 from trueup.records import Completion, Messages
@@ -20,7 +21,7 @@ from trueup.records import Completion, Messages
 Tokenizer = Any
 """A transformers tokenizer; its own annotations promise less than it delivers."""
 
-__all__ = ["completion_ids", "decode", "digest", "eos_ids", "prompt_ids", "template_hash"]
+__all__ = ["completion_ids", "decode", "digest", "end_id", "eos_ids", "prompt_ids", "template_hash"]
 
 
 def template_hash(tokenizer: Tokenizer) -> str:
@@ -92,7 +93,36 @@ def _plain_ids(tokenizer: Tokenizer, text: str) -> list[int]:
 
 def eos_ids(tokenizer: Tokenizer) -> frozenset[int]:
     """Tokens that end the assistant's turn."""
-    return frozenset([int(tokenizer.eos_token_id)])
+    return frozenset([int(tokenizer.eos_token_id), end_id(tokenizer)])
+
+
+def end_id(tokenizer: Tokenizer) -> int:
+    """The token with which the template ends an assistant's turn: the first special one behind
+    what it said. Not every tokenizer calls that its end-of-sequence token; that one is taken where
+    the template ends turns with none."""
+    known = _turn_ends.setdefault(tokenizer, {})
+    template = template_hash(tokenizer)
+    if template not in known:
+        known[template] = _rendered_end(tokenizer)
+    return known[template]
+
+
+_turn_ends: WeakKeyDictionary[Tokenizer, dict[str, int]] = WeakKeyDictionary()
+
+
+def _rendered_end(tokenizer: Tokenizer) -> int:
+    said = "\ue0f0"
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": said}]
+    try:
+        text = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    except Exception:  # a template may refuse by any error
+        text = ""
+    behind = text.rpartition(said)[2]
+    special = {
+        str(one): token for token, one in tokenizer.added_tokens_decoder.items() if one.special
+    }
+    found = [(behind.index(name), token) for name, token in special.items() if name in behind]
+    return int(min(found)[1] if found else tokenizer.eos_token_id)
 
 
 def completion_ids(tokenizer: Tokenizer, completion: Completion) -> list[int]:
@@ -103,7 +133,7 @@ def completion_ids(tokenizer: Tokenizer, completion: Completion) -> list[int]:
     """
     if completion.token_ids:
         return list(completion.token_ids)
-    ended = [] if completion.finish_reason == "length" else [int(tokenizer.eos_token_id)]
+    ended = [] if completion.finish_reason == "length" else [end_id(tokenizer)]
     return _plain_ids(tokenizer, completion.text) + ended
 
 

@@ -131,8 +131,11 @@ def _row(
     known = record.prompt_hash if isinstance(record, PreferencePair) else ""
     prompt_hash = known or content_hash([m.model_dump() for m in record.prompt])
     row = Row(record_id, Branches(prompt, ids), completions, desirable, margin, prompt_hash)
-    if not all(ids) or not all(c.text.strip() or c.token_ids for c in completions):
+    ends = chat.eos_ids(backbone.tokenizer)
+    if not all(set(one) - ends for one in ids):
         return "empty completion"
+    if not all(min(one) >= 0 and max(one) < backbone.num_tokens for one in ids):
+        return "tokens that the model does not have"
     if row.num_tokens > max_tokens:
         return "longer than train.max_tokens"
     if len(prompt) + max(row.lengths) > backbone.context:

@@ -1,18 +1,88 @@
 """From a data set's records to rows of tokens, and what the checkpoint should say of them."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trueup.errors import ConfigError, TrainingError
+from trueup.errors import ConfigError, DataError, TrainingError
 from trueup.models.stored import StoredModel
-from trueup.records import Dataset, Label, Messages, PreferencePair, TrainingRun
+from trueup.records import Dataset, Label, Messages, PreferencePair, Record, TrainingRun
 from trueup.store import Store
 from trueup.train.config import TrainConfig
 
 if TYPE_CHECKING:
     from trueup.train.data import Row
+    from trueup.train.lint import Lint
 
-__all__ = ["gather", "need_held_out", "need_rows", "served_template", "settled"]
+__all__ = [
+    "Records",
+    "gather",
+    "look",
+    "need_held_out",
+    "need_rows",
+    "records_of",
+    "served_template",
+    "settled",
+    "sides",
+]
+
+
+USED_BY = {"label_smoothing": frozenset(("dpo", "robust_dpo")), "alpha": frozenset(("rdpo",))}
+"""The methods that read a setting which may be `auto`."""
+
+
+class Records(NamedTuple):
+    """What a run reads."""
+
+    pairs: list[PreferencePair]
+    labels: list[Label]
+    """Unpaired ones, for the methods that take them."""
+    told: dict[str, Any]
+
+
+def records_of(
+    store: Store,
+    config: TrainConfig,
+    dataset: Dataset,
+    is_held_out: Callable[[Messages], bool],
+    *,
+    before: str = "~",
+) -> Records:
+    """The data set's records, with `replay_share` those of earlier turns among them.
+
+    Args:
+        before: what came into the store later plays no part, so that a resumed run is the same; by
+            default nothing is too late (a tilde sorts behind every date).
+
+    Raises:
+        DataError: a record is no longer what its id says.
+    """
+    from trueup.train import quality
+
+    pairs = store.get_all(PreferencePair, dataset.pair_ids)
+    is_single = config.method in ("kto", "sft")
+    labels = store.get_all(Label, dataset.label_ids) if is_single else []
+    told: dict[str, Any] = {}
+    if config.replay_share:
+        earlier = [p for p in _earlier(store, dataset, before) if not is_held_out(p.prompt)]
+        mix = quality.mix_replay(pairs, earlier, config.replay_share, config.seed)
+        pairs = mix.pairs
+        told["replay"] = {"replayed": mix.num_replayed, "wanted": mix.num_wanted}
+    _need_unchanged([dataset, *pairs, *labels])
+    return Records(pairs, labels, told)
+
+
+def look(store: Store, config: TrainConfig, champion: StoredModel, records: Records) -> "Lint":
+    """What the linter says of the records."""
+    from trueup.train.lint import lint
+
+    return lint(
+        champion.backbone,
+        records.pairs,
+        records.labels,
+        max_tokens=config.max_tokens,
+        allow=frozenset(config.allow),
+        served_template=served_template(store, champion),
+    )
 
 
 def gather(
@@ -21,39 +91,34 @@ def gather(
     dataset: Dataset,
     champion: StoredModel,
     is_held_out: Callable[[Messages], bool],
+    *,
+    before: str,
 ) -> tuple[list["Row"], dict[str, Any]]:
-    """The tokens to train on, and what the checkpoint should say of them."""
+    """The tokens to train on, and what the checkpoint should say of them.
+
+    Raises:
+        DataError: the linter finds what `allow` does not name, or a record was changed.
+    """
     from trueup.train import quality
     from trueup.train.data import encode, encode_single
-    from trueup.train.lint import lint
 
-    pairs = store.get_all(PreferencePair, dataset.pair_ids)
-    told: dict[str, Any] = {}
-    if config.replay_share:
-        earlier = [p for p in _earlier(store, dataset) if not is_held_out(p.prompt)]
-        mix = quality.mix_replay(pairs, earlier, config.replay_share, config.seed)
-        pairs = mix.pairs
-        told["replay"] = {"replayed": mix.num_replayed, "wanted": mix.num_wanted}
-    lint(
-        champion.backbone,
-        pairs,
-        max_tokens=config.max_tokens,
-        allow=frozenset(config.allow),
-        served_template=served_template(store, champion),
-    ).stop()
+    records = records_of(store, config, dataset, is_held_out, before=before)
+    look(store, config, champion, records).stop()
+    pairs, told = records.pairs, records.told
     rows, skipped = encode(champion.backbone, pairs, max_tokens=config.max_tokens)
-    if config.method in ("kto", "sft") and dataset.label_ids:
-        single, skipped_single = encode_single(
-            champion.backbone, store.get_all(Label, dataset.label_ids), max_tokens=config.max_tokens
-        )
-        rows, skipped = rows + single, skipped + skipped_single
+    single, skipped_single = encode_single(
+        champion.backbone, records.labels, max_tokens=config.max_tokens
+    )
+    rows, skipped = rows + single, skipped + skipped_single
     if config.method == "sft":
         rows = [row for row in rows if any(row.desirable)]
     told |= {"num_usable": len(rows), "skipped": dict(skipped)}
     lengths = {row.id: row.lengths for row in rows}
     # all labels of these prompts: pairs keep one of several that agree, and noise is disagreement
     prompts = {p.prompt for p in pairs}
-    labels = [one for one in store.each(Label) if one.prompt in prompts]
+    labels = [
+        one for one in store.each(Label) if one.prompt in prompts and one.created_at <= before
+    ]
     usable = [p for p in pairs if p.id in lengths]
     if usable:
         found = quality.quality(usable, labels, lengths)
@@ -62,9 +127,32 @@ def gather(
             told["quality"]["length_coefficient"]["rdpo_alpha"] = (
                 found.length_coefficient.rdpo_alpha
             )
-    if config.short_share:
-        rows = quality.raise_short_share(rows, config.short_share, config.seed, lengths)
     return rows, told
+
+
+def sides(
+    rows: Sequence["Row"], config: TrainConfig, share: float
+) -> tuple[list["Row"], list["Row"]]:
+    """Rows to train on, repeated as `short_share` says, and rows to measure on."""
+    from trueup.train import quality
+    from trueup.train.data import held_out
+
+    train_rows, held_rows = held_out(rows, share)
+    if config.short_share and train_rows:
+        lengths = {row.id: row.lengths for row in train_rows}
+        train_rows = quality.raise_short_share(train_rows, config.short_share, config.seed, lengths)
+    return train_rows, held_rows
+
+
+def _need_unchanged(records: Sequence[Record]) -> None:
+    changed = [one.id for one in records if one.id != one.expected_id()]
+    if changed:
+        raise DataError(
+            "The data set is not what it was when it was frozen",
+            got=f"{len(changed)} changed records: {', '.join(changed[:5])}",
+            expected="records whose contents give their ids",
+            next="bring the store back from a backup, or import and pair the data again",
+        )
 
 
 def settled(config: TrainConfig, told: dict[str, Any]) -> TrainConfig:
@@ -73,12 +161,15 @@ def settled(config: TrainConfig, told: dict[str, Any]) -> TrainConfig:
     Raises:
         ConfigError: the data does not say.
     """
-    found, values = told.get("quality", {}), {}
+    found, values, unused = told.get("quality", {}), {}, {}
     for name, source, figure in (
         ("label_smoothing", "label_noise", "estimate"),
         ("alpha", "length_coefficient", "rdpo_alpha"),
     ):
         if getattr(config, name) != "auto":
+            continue
+        if not USED_BY[name] & {config.method, *config.plus}:
+            unused[name] = 0.0
             continue
         estimate = found.get(source)
         if estimate is None:
@@ -92,7 +183,7 @@ def settled(config: TrainConfig, told: dict[str, Any]) -> TrainConfig:
             )
         values[name] = min(0.49, float(estimate[figure]))
     told["settled"] = values
-    return config.model_copy(update=values)
+    return config.model_copy(update={**values, **unused})
 
 
 def need_rows(rows: list["Row"], config: TrainConfig, told: dict[str, Any]) -> None:
@@ -124,13 +215,13 @@ def need_held_out(rows: list["Row"], config: TrainConfig) -> None:
         )
 
 
-def _earlier(store: Store, dataset: Dataset) -> list[PreferencePair]:
+def _earlier(store: Store, dataset: Dataset, before: str) -> list[PreferencePair]:
     """Pairs of earlier turns."""
     known = set(dataset.pair_ids)
     ids = [
         one
         for other in store.each(Dataset)
-        if other.id != dataset.id and other.source == "loop"
+        if other.id != dataset.id and other.source == "loop" and other.created_at <= before
         for one in other.pair_ids
         if one not in known
     ]

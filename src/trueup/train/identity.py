@@ -21,6 +21,7 @@ from trueup.models.logprobs import completion_logprobs
 from trueup.models.stored import StoredModel
 from trueup.train.config import TrainConfig
 from trueup.train.data import Row
+from trueup.train.losses import kto_loss
 from trueup.train.objectives import PairLogps, preference_loss
 from trueup.train.reference import FixedReference, MovingReference, NoReference
 
@@ -103,8 +104,14 @@ def check_identity(
         tolerance,
         f"this architecture may need the cache path: report its config; {causes}",
     )
-    if config.method not in ("kto", "reward") and all(len(r.completions) == 2 for r in picked):
-        figures["first_loss"] = _check_loss(config, picked, ours, theirs, plain, tolerance)
+    if config.method == "kto":
+        figures["first_loss"] = _check_kto(config, picked, ours, theirs, tolerance)
+    elif config.method != "reward" and all(len(r.completions) == 2 for r in picked):
+        weights = {config.method: 1.0, **config.plus}
+        figures["first_loss"] = sum(
+            weight * _check_loss(method, config, picked, ours, theirs, plain, tolerance)
+            for method, weight in weights.items()
+        )
     return figures
 
 
@@ -144,7 +151,45 @@ def check_reference(
     return {"reference_gap": gap}
 
 
+def _check_kto(
+    config: TrainConfig,
+    rows: Sequence[Row],
+    ours: list[list[Tensor]],
+    theirs: list[list[Tensor]],
+    tolerance: float,
+) -> float:
+    """Half its weight for every answer, where the reference point is 0."""
+    policy, ref = (
+        torch.stack([o.double().cpu().sum() for row in s for o in row]) for s in (ours, theirs)
+    )
+    desirable = torch.tensor([good for row in rows for good in row.desirable])
+    loss = kto_loss(
+        policy,
+        ref,
+        desirable,
+        torch.zeros((), dtype=policy.dtype),
+        beta=config.beta,
+        desirable_weight=config.desirable_weight,
+        undesirable_weight=config.undesirable_weight,
+    ).losses
+    weights = torch.where(desirable, config.desirable_weight, config.undesirable_weight).double()
+    off = float(((loss - weights / 2) / weights).abs().max())
+    allowed = LOSS_TOLERANCE if tolerance == TOLERANCE else 1e-2
+    # the sigmoid's slope is at most a quarter
+    allowed += config.beta / 4 * float((policy - ref).abs().max()) if tolerance == TOLERANCE else 0
+    if not off <= allowed:
+        raise IdentityError(
+            "The first kto loss is not what it must be, so the policy does not start at its "
+            "reference",
+            got=f"{off:.2g} off half an answer's weight",
+            expected=f"at most {allowed:.2g}",
+            next="check that policy and reference are the same weights and that dropout is off",
+        )
+    return float(loss.mean())
+
+
 def _check_loss(
+    method: str,
     config: TrainConfig,
     rows: Sequence[Row],
     ours: list[list[Tensor]],
@@ -153,7 +198,6 @@ def _check_loss(
     tolerance: float,
 ) -> float:
     """The first loss against its closed form, and against the loss from plain log-probs."""
-    method = config.method
     loss = preference_loss(method, _logps(rows, ours, theirs), config).losses
     expected = closed_form(method, config)
     is_exact = tolerance == TOLERANCE

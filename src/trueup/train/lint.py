@@ -14,9 +14,9 @@ from typing import Literal, NamedTuple, get_args
 from trueup.errors import ConfigError, DataError
 from trueup.models import chat
 from trueup.models.backbone import Backbone
-from trueup.records import Completion, PreferencePair, Value
+from trueup.records import Completion, Label, PreferencePair, Value
 from trueup.train.config import Allowed
-from trueup.train.data import Row, encode
+from trueup.train.data import Row, encode, encode_single
 
 __all__ = ["Lint", "Problem", "Sample", "Token", "lint"]
 
@@ -61,11 +61,13 @@ class Token(NamedTuple):
 
 
 class Sample(Value):
-    """A record as it would be trained: prompt and chosen, prompt and rejected."""
+    """A record as it would be trained: prompt and chosen, prompt and rejected. A single answer is
+    chosen if it is desirable, else rejected; the other is empty."""
 
     pair_id: str
-    chosen: tuple[Token, ...]
-    rejected: tuple[Token, ...]
+    """Or the label's, of a single answer."""
+    chosen: tuple[Token, ...] = ()
+    rejected: tuple[Token, ...] = ()
 
 
 class Problem(Value):
@@ -73,6 +75,7 @@ class Problem(Value):
 
     name: Allowed
     num_pairs: int
+    """Records concerned, single answers among them."""
     examples: tuple[str, ...]
     """Ids of the first pairs concerned, at most five."""
     allowed: bool
@@ -80,13 +83,13 @@ class Problem(Value):
     @property
     def what(self) -> str:
         """The problem in words, with the number of pairs it concerns."""
-        pairs = "pair" if self.num_pairs == 1 else "pairs"
-        return f"{PROBLEMS[self.name].what} ({self.num_pairs:,} {pairs})"
+        records = "record" if self.num_pairs == 1 else "records"
+        return f"{PROBLEMS[self.name].what} ({self.num_pairs:,} {records})"
 
 
 class Lint(Value):
     """What a run would train on. Completions are counted over the records that train, so that
-    ended, cut off, lost and unknown add up to twice `num_records`."""
+    ended, cut off, lost and unknown add up to two a pair and one a single answer."""
 
     template: str
     served_template: str | None
@@ -95,8 +98,10 @@ class Lint(Value):
     eos_id: int
     max_tokens: int
     num_pairs: int
+    num_labels: int
+    """Unpaired ones, each a single answer."""
     num_records: int
-    """Pairs that train; the others are in `skipped`, counted by reason."""
+    """Pairs and single answers that train; the others are in `skipped`, counted by reason."""
     skipped: dict[str, int]
     num_ended: int
     """Completions that train with their end token."""
@@ -131,19 +136,20 @@ class Lint(Value):
                 _sentence("; ".join(problem.what for problem in found)),
                 got={problem.name: list(problem.examples) for problem in found},
                 expected="; ".join(PROBLEMS[problem.name].expected for problem in found),
-                next=f"mend or leave out these pairs, or pass {_flags(found)} to train on",
+                next=f"mend or leave out these records, or pass {_flags(found)} to train on",
             )
 
 
 def lint(
     backbone: Backbone,
     pairs: Sequence[PreferencePair],
+    labels: Sequence[Label] = (),
     *,
     max_tokens: int,
     allow: Collection[str] = frozenset(),
     served_template: str | None = None,
 ) -> Lint:
-    """Encode pairs as training does, and look at every token that would carry loss.
+    """Encode pairs and single answers as training does, and look at every token with loss.
 
     No forward pass: it costs about twice the encoding. Which tokens carry loss is worked out
     again from the record and the chat template, and compared with what was encoded.
@@ -158,18 +164,21 @@ def lint(
     """
     _check_names(allow)
     rows, skipped = encode(backbone, pairs, max_tokens=max_tokens)
-    eos = chat.eos_ids(backbone.tokenizer)
+    single, skipped_single = encode_single(backbone, labels, max_tokens=max_tokens)
+    rows, skipped = rows + single, skipped + skipped_single
+    eos, end_id = chat.eos_ids(backbone.tokenizer), chat.end_id(backbone.tokenizer)
     ends = Counter(_end(c, ids, eos) for row in rows for c, ids in _sides(row))
-    concerned = _concerned(backbone, pairs, rows, served_template)
+    concerned = _concerned(backbone, pairs, labels, rows, served_template)
     longest = max(rows, key=lambda row: row.num_tokens, default=None)
     shown = _pick(rows, {*concerned["lost-eos"], *concerned["prompt-loss"]})
     return Lint(
         template=backbone.template,
         served_template=served_template,
-        eos_token=str(backbone.tokenizer.eos_token),
-        eos_id=int(backbone.tokenizer.eos_token_id),
+        eos_token=str(backbone.tokenizer.convert_ids_to_tokens(end_id)),
+        eos_id=end_id,
         max_tokens=max_tokens,
         num_pairs=len(pairs),
+        num_labels=len(labels),
         num_records=len(rows),
         skipped=dict(skipped),
         num_ended=ends["ended"],
@@ -217,10 +226,14 @@ def _flags(problems: Sequence[Problem]) -> str:
 
 
 def _concerned(
-    backbone: Backbone, pairs: Sequence[PreferencePair], rows: Sequence[Row], served: str | None
+    backbone: Backbone,
+    pairs: Sequence[PreferencePair],
+    labels: Sequence[Label],
+    rows: Sequence[Row],
+    served: str | None,
 ) -> dict[Allowed, list[str]]:
-    """For each problem the ids of the pairs that have it."""
-    by_id = {pair.id: pair for pair in pairs}
+    """For each problem the ids of the records that have it."""
+    by_id = {record.id: record for record in (*pairs, *labels)}
     encoded = {row.id: row.branches.completions for row in rows}
     eos = chat.eos_ids(backbone.tokenizer)
     is_served = served in (None, backbone.template)
@@ -248,15 +261,17 @@ def _end(completion: Completion, ids: Sequence[int], eos: frozenset[int]) -> End
     return "unknown"
 
 
-def _has_stray_loss(backbone: Backbone, pair: PreferencePair, row: Row) -> bool:
-    """True unless the record is the rendered prompt, then the two completions and nothing else.
+def _has_stray_loss(backbone: Backbone, record: PreferencePair | Label, row: Row) -> bool:
+    """True unless the row is the rendered prompt, then the completions and nothing else.
 
-    Made again from the pair: the row's own border between prompt and completion is what is in
+    Made again from the record: the row's own border between prompt and completion is what is in
     doubt.
     """
-    prompt = chat.prompt_ids(backbone.tokenizer, pair.prompt)
+    prompt = chat.prompt_ids(backbone.tokenizer, record.prompt)
     border = len(row.branches.prompt_ids)
-    for completion, ids in zip((pair.chosen, pair.rejected), row.branches.completions, strict=True):
+    is_pair = isinstance(record, PreferencePair)
+    answers = (record.chosen, record.rejected) if is_pair else record.candidates[:1]
+    for completion, ids in zip(answers, row.branches.completions, strict=True):
         trained = [*row.branches.prompt_ids, *ids]
         expected = chat.completion_ids(backbone.tokenizer, completion)
         if trained[: len(prompt)] != prompt or trained[len(prompt) :] != expected:
@@ -293,8 +308,11 @@ def _pick(rows: Sequence[Row], troubled: Collection[str]) -> list[Row]:
 
 
 def _sample(backbone: Backbone, row: Row) -> Sample:
-    chosen, rejected = (_tokens(backbone, row, side) for side in (0, 1))
-    return Sample(pair_id=row.id, chosen=chosen, rejected=rejected)
+    shown = {
+        "chosen" if good else "rejected": _tokens(backbone, row, side)
+        for side, good in enumerate(row.desirable)
+    }
+    return Sample(pair_id=row.id, **shown)
 
 
 def _tokens(backbone: Backbone, row: Row, side: int) -> tuple[Token, ...]:

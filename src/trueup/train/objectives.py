@@ -166,7 +166,7 @@ class KTO:
                 completions=other.completions[:1],
                 desirable=(True,),
             )
-            for row, other in _other_prompts(picked)
+            for row, other in _other_prompts(picked, self._room(model))
         ]
         self.kl = torch.zeros(())
         if not mismatched:
@@ -181,6 +181,11 @@ class KTO:
             ]
         policy, ref = torch.tensor(moved).T
         self.kl = losses.kto_reference_point(policy, ref)
+
+    def _room(self, model: Any) -> int:
+        """Tokens that a prompt and another's answer may have."""
+        context = getattr(model.config, "max_position_embeddings", None)
+        return min(self.config.max_tokens, context or self.config.max_tokens)
 
     def group_loss(self, model: Any, group: Sequence[Row]) -> tuple[Tensor, Figures]:
         logprobs = completion_logprobs(model, [row.branches for row in group])
@@ -210,11 +215,14 @@ class KTO:
         return loss.losses.sum(), figures
 
 
-def _other_prompts(picked: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
-    """Each row with the next one that answers another prompt; none where all answer the same."""
+def _other_prompts(picked: Sequence[Row], room: int) -> Iterator[tuple[Row, Row]]:
+    """Each row with the next one that answers another prompt and fits behind this one's; none
+    where there is no such row."""
     for at, row in enumerate(picked):
         rest = (*picked[at + 1 :], *picked[:at])
-        other = next((one for one in rest if one.prompt_hash != row.prompt_hash), None)
+        left = room - len(row.branches.prompt_ids)
+        others = (one for one in rest if one.prompt_hash != row.prompt_hash)
+        other = next((one for one in others if one.lengths[0] <= left), None)
         if other:
             yield row, other
 

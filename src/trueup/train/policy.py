@@ -72,8 +72,12 @@ class Policy:
     @contextmanager
     def acting(self) -> Iterator[Any]:
         """The network as the policy."""
+        # autocast would keep the half copies of weights that change with every step
         half = torch.autocast(
-            self.backbone.device.type, dtype=torch.bfloat16, enabled=self.computes_in_half
+            self.backbone.device.type,
+            dtype=torch.bfloat16,
+            enabled=self.computes_in_half,
+            cache_enabled=False,
         )
         with half, self.backbone.acting_as(self.role) as model:
             yield model

@@ -31,7 +31,7 @@ from trueup.train import losses
 from trueup.train.config import TrainConfig
 from trueup.train.data import Row, held_out
 from trueup.train.fit import budget, fit
-from trueup.train.gather import gather, need_rows
+from trueup.train.gather import gather, need_rows, sides
 from trueup.train.keep import keep, new_folder
 from trueup.train.objectives import Figures
 from trueup.train.reference import NoReference
@@ -113,8 +113,7 @@ def train_reward(
         TrainingError: a loss or gradient is no longer finite.
     """
     workers = workers or Workers()
-    train_rows, held_rows = held_out(rows, max(0.1, config.eval_share))
-    held_rows = list({row.id: row for row in held_rows}.values())  # repeats would count twice
+    train_rows, held_rows = sides(rows, config, max(0.1, config.eval_share))
     places = [folder / f"member-{number}" for number in range(config.reward_models)]
     for number, place in enumerate(places):
         if not place.is_dir():
@@ -265,7 +264,7 @@ def run_reward(
     Stops:   TrainingError on a non-finite loss or an empty data set.
     Cost:    about 3 forward passes a pair, epoch and member.
     """
-    rows, told = gather(store, config, dataset, champion, is_held_out)
+    rows, told = gather(store, config, dataset, champion, is_held_out, before=record.created_at)
     need_rows(held_out(rows, max(0.1, config.eval_share))[0], config, told)
     workers = Workers()
     folder = store.folder / "runs" / record.id

@@ -4,12 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trueup.errors import ConfigError
 from trueup.models.backbone import Backbone
 from trueup.models.stored import StoredModel
 from trueup.records import Checkpoint, Dataset, Messages, TrainingRun
 from trueup.store import Store, storage_errors
 from trueup.train.config import TrainConfig
-from trueup.train.gather import gather, need_held_out, need_rows, settled
+from trueup.train.gather import gather, need_held_out, need_rows, settled, sides
 from trueup.train.keep import keep, new_folder
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def run(
     finished = workers.alone(lambda: _recorded(store, record))
     if finished:
         return finished
+    record = store.get(TrainingRun, record.id)  # as it was first asked for
     with storage_errors(store.folder):
         if config.method == "reward":
             from trueup.train.reward import run_reward
@@ -88,7 +90,6 @@ def _train(
     is_held_out: Callable[[Messages], bool],
     workers: "Workers",
 ) -> Checkpoint:
-    from trueup.train.data import held_out
     from trueup.train.fit import budget, fit
     from trueup.train.identity import check_identity, check_reference
     from trueup.train.objectives import KTO, SFT, Objective, Preference
@@ -96,9 +97,9 @@ def _train(
     from trueup.train.reference import NoReference
     from trueup.train.watch import Watch
 
-    rows, told = gather(store, config, dataset, champion, is_held_out)
+    rows, told = gather(store, config, dataset, champion, is_held_out, before=record.created_at)
     config = settled(config, told)
-    train_rows, held_rows = held_out(rows, config.eval_share)
+    train_rows, held_rows = sides(rows, config, config.eval_share)
     need_rows(train_rows, config, told)
     need_held_out(held_rows, config)
 
@@ -161,6 +162,13 @@ def _train(
 def _reference_weights(store: Store, config: TrainConfig, champion: StoredModel) -> str:
     """The name of what the policy is held to."""
     if config.reference == "base":
+        if champion.checkpoint and champion.weights == champion.backbone.base_weights:
+            raise ConfigError(
+                "The champion is a whole model, so it has no base below it to refer to",
+                got="train.reference = 'base'",
+                expected="'previous', or a checkpoint's id",
+                next="set train.reference to 'previous'",
+            )
         return champion.backbone.base_weights
     if config.reference in ("previous", "ema"):
         return champion.weights

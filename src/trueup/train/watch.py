@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from trueup.errors import TrainingError
 from trueup.models import chat
 from trueup.models.backbone import Backbone
 from trueup.models.logprobs import completion_logprobs
@@ -52,6 +53,25 @@ class Watch:
         room = backbone.context - MAX_ANSWER
         fitting = [row for row in asked if len(row.branches.prompt_ids) <= room]
         self._asked = fitting[: config.eval_answers]
+        self._need_lines()
+
+    def _need_lines(self) -> None:
+        """A line that nothing is measured against would never be crossed."""
+        blind = {
+            "max_kl": (not self._asked, f"of at most {MAX_ANSWER} tokens below the context"),
+            "max_chosen_drop": (
+                not any(any(row.desirable) for row in self.rows),
+                "with a desirable answer",
+            ),
+        }
+        for name, (is_blind, wanted) in blind.items():
+            if is_blind and getattr(self.config, name) is not None:
+                raise TrainingError(
+                    f"No held-out prompt can tell when train.{name} is crossed",
+                    got=f"{len(self.rows)} held-out records",
+                    expected=f"one {wanted}",
+                    next=f"raise train.eval_share, or unset train.{name}",
+                )
 
     def measure(self, model: Any) -> dict[str, float]:
         """Held-out loss and log-probs under `held_out_…`, the chosen answers' change a token since

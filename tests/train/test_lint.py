@@ -227,7 +227,7 @@ class OtherTokenizer:
         self.tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>")
         self.tokenizer.chat_template = "{{ messages[0]['content'] }}"
         self.template = chat.template_hash(self.tokenizer)
-        self.context = 100
+        self.context, self.num_tokens = 100, len(vocab)
 
 
 def test_blanks_that_a_tokenizer_drops_when_it_decodes_one_token_are_shown() -> None:
@@ -249,7 +249,7 @@ def test_an_answer_that_ended_without_its_end_token_stops(backbone: Backbone, si
     with pytest.raises(DataError) as caught:
         found.stop()
     error = caught.value
-    assert error.what == "An answer that ended would train without its end token (1 pair)"
+    assert error.what == "An answer that ended would train without its end token (1 record)"
     assert error.got == {"lost-eos": [bad.id]}
     assert "end-of-turn token" in error.expected
     assert "--allow lost-eos" in error.next
@@ -275,7 +275,9 @@ def test_another_template_than_served_stops(backbone: Backbone, tmp_path: Path) 
     assert other.template != backbone.template
     found = look(other, written(), served_template=backbone.template)
     assert names(found) == ["other-template"]
-    with pytest.raises(DataError, match=r"not the one that served \(4 pairs\).*--allow other-temp"):
+    with pytest.raises(
+        DataError, match=r"not the one that served \(4 records\).*--allow other-temp"
+    ):
         found.stop()
     look(other, written(), served_template=backbone.template, allow={"other-template"}).stop()
     look(other, written(), served_template=other.template).stop()
@@ -310,7 +312,7 @@ def test_a_prompt_that_carries_loss_stops(
     assert found.problems[0].examples == (pairs[1].id,)
     assert found.samples[0].pair_id == pairs[1].id
     assert ("assistant\n"[by:] in joined(found.samples[0].chosen, loss=True)) is (by < 0)
-    with pytest.raises(DataError, match=r"would carry loss \(1 pair\).*--allow prompt-loss"):
+    with pytest.raises(DataError, match=r"would carry loss \(1 record\).*--allow prompt-loss"):
         found.stop()
 
 
@@ -324,7 +326,7 @@ def test_equal_answers_stop_and_never_train(
     assert names(found) == ["equal-pair"]
     assert found.num_equal == 2
     assert found.problems[0].examples == (same_text.id, same_tokens.id)
-    with pytest.raises(DataError, match=r"token for token \(2 pairs\).*--allow equal-pair"):
+    with pytest.raises(DataError, match=r"token for token \(2 records\).*--allow equal-pair"):
         found.stop()
     lenient = look(backbone, pairs, allow={"equal-pair"})
     lenient.stop()
@@ -392,8 +394,8 @@ def test_the_text_names_what_stops_and_how_to_let_it_pass(backbone: Backbone) ->
     told = " ".join(lint_text(found).split())
     assert "(the one that served)" in told
     assert "1 LOST their end token" in told
-    assert "its end token (1 pair): stops training; --allow lost-eos lets it pass" in told
-    assert "token for token (1 pair): allowed" in told
+    assert "its end token (1 record): stops training; --allow lost-eos lets it pass" in told
+    assert "token for token (1 record): allowed" in told
     assert "skipped 1 chosen equals rejected" in told
 
 

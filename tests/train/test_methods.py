@@ -400,7 +400,10 @@ def test_kto_on_pairs_raises_what_was_chosen_over_what_was_not(make_project: Mak
 
 
 def test_a_thumb_that_says_nothing_is_skipped_and_counted(make_project: MakeProject) -> None:
-    neither = [one.model_copy(update={"scores": (0.0,), "id": "label_0"}) for one in singles()[:1]]
+    neither = [
+        Label.model_validate(one.model_dump() | {"scores": (0.0,), "id": ""})
+        for one in singles()[:1]
+    ]
     project = with_singles(make_project([]), [*singles(), *neither])
     metrics = project.train(setting("kto", epochs=1)).metrics
     assert metrics["skipped"] == {"neither desirable nor undesirable": 1}

@@ -138,6 +138,7 @@ def sides(
     from trueup.train.data import held_out
 
     train_rows, held_rows = held_out(rows, share)
+    held_rows = list({row.id: row for row in held_rows}.values())  # repeats would count twice
     if config.short_share and train_rows:
         lengths = {row.id: row.lengths for row in train_rows}
         train_rows = quality.raise_short_share(train_rows, config.short_share, config.seed, lengths)

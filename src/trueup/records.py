@@ -13,7 +13,15 @@ import json
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 __all__ = [
     "ABReport",
@@ -52,6 +60,21 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
+class _Grown(BaseModel):
+    """A model whose later fields leave no trace where they say nothing, so that what was written
+    before they existed keeps its hash."""
+
+    later: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _quiet_where_silent(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        said: dict[str, Any] = plain(self)
+        for name in self.later:
+            if getattr(self, name) == type(self).model_fields[name].default:
+                said.pop(name, None)
+        return said
+
+
 # --- values: parts of records, with no life of their own -------------------------------------
 
 
@@ -71,19 +94,28 @@ class Message(Value):
 Messages = tuple[Message, ...]
 
 
-class Sampling(Value):
+class Sampling(Value, _Grown):
     """How a completion was drawn. Temperature 0 is greedy; `seed` None is fresh randomness."""
+
+    later = ("top_k", "min_p", "stop")
 
     temperature: float = Field(default=1.0, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
+    """Only the k likeliest tokens; 0 is all of them."""
+    min_p: float = Field(default=0.0, ge=0, lt=1)
+    """Only tokens at least this share as likely as the likeliest."""
     max_tokens: int = Field(default=256, ge=1)
+    stop: tuple[str, ...] = ()
+    """Strings that end the completion; its text ends before them."""
     seed: int | None = None
 
     @property
     def is_plain(self) -> bool:
         """True when tokens were drawn from the model's own distribution, so that the stored
         log-probs are those of the distribution that generated them."""
-        return self.temperature == 1.0 and self.top_p == 1.0
+        is_whole = self.top_p == 1.0 and self.top_k == 0 and self.min_p == 0.0
+        return self.temperature == 1.0 and is_whole and not self.stop
 
 
 class Completion(Value):
@@ -252,21 +284,26 @@ class PreferencePair(Record):
         return self.label_ids
 
 
-class Dataset(Record):
+class Dataset(Record, _Grown):
     """A frozen list of pairs. Its id is its hash: other pairs, another data set."""
 
     tag = "dataset"
+    later = ("prompts", "interaction_ids")
 
     pair_ids: tuple[str, ...]
     label_ids: tuple[str, ...] = ()
     """Unpaired labels, for methods that learn from single answers."""
+    prompts: tuple[Messages, ...] = ()
+    """Prompts alone, for methods that draw their own answers."""
+    interaction_ids: tuple[str, ...] = ()
+    """Where those prompts came from, if from traffic."""
     source: str
     """`loop`, or `file:NAME`."""
     skipped: dict[str, int] = {}
     """Labels that gave no pair, counted by reason."""
 
     def parents(self) -> tuple[str, ...]:
-        return (*self.pair_ids, *self.label_ids)
+        return (*self.pair_ids, *self.label_ids, *self.interaction_ids)
 
 
 class TrainingRun(Record):

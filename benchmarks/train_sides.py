@@ -183,10 +183,11 @@ def trueup_side(task: Task, scratch: Path) -> dict[str, Any]:
     from trueup.store import Store
     from trueup.train.config import TrainConfig
     from trueup.train.data import Row, order
-    from trueup.train.fit import budget, fit
+    from trueup.train.fit import fit
     from trueup.train.objectives import Preference
     from trueup.train.policy import Policy
     from trueup.train.reference import FixedReference, MovingReference
+    from trueup.train.step import budget
 
     after_imports = peak_mb()
     config = TrainConfig(

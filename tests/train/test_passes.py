@@ -15,9 +15,9 @@ from trueup.records import Dataset, PreferencePair
 from trueup.train import TrainConfig, run
 from trueup.train.config import Method
 from trueup.train.data import Row, encode, split
-from trueup.train.fit import budget
 from trueup.train.objectives import KTO, SFT, Objective, Preference
 from trueup.train.reference import NoReference
+from trueup.train.step import budget
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "dpo": {},

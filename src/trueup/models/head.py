@@ -23,33 +23,42 @@ HEAD_CHUNK = 256  # completion tokens whose logits exist at once: 50 MB with a 5
 
 
 class TokenScores(NamedTuple):
-    """What the model thought at each of N tokens. Both of shape (N,)."""
+    """What the model thought at each of N tokens. All of shape (N,)."""
 
     logprobs: Tensor
     """log p(token), in nats; carries the gradient."""
     collisions: Tensor | None
     """log of the sum over the vocabulary of p^2, detached: how sure the model was. None unless
     asked for."""
+    entropies: Tensor | None = None
+    """-sum of p log p over the vocabulary, in nats, with its gradient. None unless asked for."""
 
 
 def token_scores(
-    model: Any, hidden_ND: Tensor, targets_N: Tensor, *, with_collisions: bool = False
+    model: Any,
+    hidden_ND: Tensor,
+    targets_N: Tensor,
+    *,
+    with_collisions: bool = False,
+    with_entropies: bool = False,
 ) -> TokenScores:
     """Score each target under the model's head; float32 whatever the model's own type."""
     head = model.get_output_embeddings()
-    if _is_plain(model, head) and len(targets_N):
+    if _is_plain(model, head) and len(targets_N) and not with_entropies:
         logprobs, collisions = _PlainHead.apply(
             hidden_ND, head.weight, head.bias, targets_N, with_collisions
         )
-    else:
-        parts = [
-            _chunk(model, head, hidden, targets, with_collisions)
-            for hidden, targets in zip(
-                hidden_ND.split(HEAD_CHUNK), targets_N.split(HEAD_CHUNK), strict=True
-            )
-        ]
-        logprobs, collisions = (torch.cat(column) for column in zip(*parts, strict=True))
-    return TokenScores(logprobs, collisions if with_collisions else None)
+        return TokenScores(logprobs, collisions if with_collisions else None)
+    parts = [
+        _chunk(model, head, hidden, targets, with_collisions, with_entropies)
+        for hidden, targets in zip(
+            hidden_ND.split(HEAD_CHUNK), targets_N.split(HEAD_CHUNK), strict=True
+        )
+    ]
+    logprobs, collisions, entropies = (torch.cat(column) for column in zip(*parts, strict=True))
+    return TokenScores(
+        logprobs, collisions if with_collisions else None, entropies if with_entropies else None
+    )
 
 
 # --- a matrix and nothing after it ----------------------------------------------------------------
@@ -165,14 +174,21 @@ def _is_plain(model: Any, head: nn.Module) -> bool:
 
 
 def _chunk(
-    model: Any, head: nn.Module, hidden: Tensor, targets: Tensor, with_collisions: bool
-) -> tuple[Tensor, Tensor]:
+    model: Any,
+    head: nn.Module,
+    hidden: Tensor,
+    targets: Tensor,
+    with_collisions: bool,
+    with_entropies: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Through autograd, the chunk's logits computed again in the backward pass."""
 
-    def scored(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def scored(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         logits = _adjusted(model, head(hidden)).float()
-        return -F.cross_entropy(logits, targets, reduction="none"), _collisions(
-            logits, with_collisions
+        return (
+            -F.cross_entropy(logits, targets, reduction="none"),
+            _collisions(logits, with_collisions),
+            _entropies(logits) if with_entropies else logits.new_zeros(0),
         )
 
     if torch.is_grad_enabled() and (
@@ -187,6 +203,11 @@ def _collisions(logits: Tensor, wanted: bool) -> Tensor:
         return logits.new_zeros(0)
     logits = logits.detach()
     return torch.logsumexp(2 * logits, dim=-1) - 2 * torch.logsumexp(logits, dim=-1)
+
+
+def _entropies(logits: Tensor) -> Tensor:
+    logprobs = torch.log_softmax(logits, dim=-1)
+    return -(logprobs.exp() * logprobs).sum(-1)
 
 
 def _adjustments(model: Any) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Log-probs of completions: the one kernel behind training, reference, guards and scoring."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,7 +9,18 @@ from torch import Tensor
 from trueup.models.head import token_scores
 from trueup.models.shared_prompt import Branches, Path, branch_hidden
 
-__all__ = ["Branches", "completion_collisions", "completion_logprobs", "end_hidden"]
+__all__ = [
+    "Branches",
+    "Rated",
+    "completion_collisions",
+    "completion_logprobs",
+    "completion_values",
+    "end_hidden",
+    "rate_completions",
+]
+
+ValueHead = Callable[[Tensor], Tensor]
+"""From states (N, hidden size) to values (N,)."""
 
 
 def completion_logprobs(
@@ -39,6 +50,39 @@ def completion_collisions(
     scores = token_scores(model, hidden_ND, targets_N, with_collisions=True)
     assert scores.collisions is not None
     return _apart(scores.logprobs, rows), _apart(scores.collisions, rows)
+
+
+class Rated(NamedTuple):
+    """For each row and each of its branches tensors of shape (tokens of that branch,)."""
+
+    logprobs: list[list[Tensor]]
+    values: list[list[Tensor]] | None
+    entropies: list[list[Tensor]] | None
+
+
+def rate_completions(
+    model: Any,
+    rows: Sequence[Branches],
+    *,
+    value_head: ValueHead | None = None,
+    with_entropies: bool = False,
+) -> Rated:
+    """As `completion_logprobs`; from the same pass what a value head says of the state before each
+    token, and the entropy of the distribution that the token was drawn from."""
+    hidden_ND, targets_N = _to_score(model, rows, None)
+    scores = token_scores(model, hidden_ND, targets_N, with_entropies=with_entropies)
+    return Rated(
+        _apart(scores.logprobs, rows),
+        _apart(value_head(hidden_ND), rows) if value_head else None,
+        _apart(scores.entropies, rows) if scores.entropies is not None else None,
+    )
+
+
+def completion_values(
+    model: Any, rows: Sequence[Branches], value_head: ValueHead
+) -> list[list[Tensor]]:
+    """What a value head says of the state before each completion token, without the output head."""
+    return _apart(value_head(branch_hidden(model, rows)), rows)
 
 
 def end_hidden(model: Any, rows: Sequence[Branches], *, path: Path | None = None) -> Tensor:

@@ -30,12 +30,13 @@ from trueup.store import Store
 from trueup.train import losses
 from trueup.train.config import TrainConfig
 from trueup.train.data import Row, held_out
-from trueup.train.fit import budget, fit
+from trueup.train.fit import fit
 from trueup.train.gather import gather, need_rows, sides
 from trueup.train.keep import keep, new_folder
 from trueup.train.objectives import Figures
 from trueup.train.reference import NoReference
 from trueup.train.reward_metrics import evaluate
+from trueup.train.step import budget
 from trueup.train.watch import Watch
 from trueup.train.workers import Workers
 

@@ -90,11 +90,12 @@ def _train(
     is_held_out: Callable[[Messages], bool],
     workers: "Workers",
 ) -> Checkpoint:
-    from trueup.train.fit import budget, fit
+    from trueup.train.fit import fit
     from trueup.train.identity import check_identity, check_reference
     from trueup.train.objectives import KTO, SFT, Objective, Preference
     from trueup.train.policy import Policy
     from trueup.train.reference import NoReference
+    from trueup.train.step import budget
     from trueup.train.watch import Watch
 
     rows, told = gather(store, config, dataset, champion, is_held_out, before=record.created_at)

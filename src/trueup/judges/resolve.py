@@ -1,7 +1,8 @@
 """From a judge's name in the settings to the judge.
 
-Names: `house-style`, `facts`, `llm`, or `package.module:attribute` for a team's own: an object with
-`id`, `kind` and `rank`, or a plain function `(prompt, text) -> float`.
+Names: `house-style`, `facts`, `llm`, an `http://` address that scores answers, or
+`package.module:attribute` for a team's own: an object with `id`, `kind` and `rank`, or a plain
+function `(prompt, text) -> float`.
 """
 
 import importlib
@@ -36,12 +37,16 @@ def resolve(
         from trueup.judges.llm import LLMJudge
 
         return LLMJudge(endpoint or EndpointConfig())
+    if name.startswith(("http://", "https://")):
+        from trueup.judges.http import HTTPJudge
+
+        return HTTPJudge(name, endpoint or EndpointConfig())
     if ":" in name:
         return _imported(name)
     raise ConfigError(
         "There is no judge of this name",
         got=name,
-        expected="'house-style', 'facts', 'llm' or 'package.module:function'",
+        expected="'house-style', 'facts', 'llm', 'package.module:function' or an http address",
         next="mend it in trueup.toml",
     )
 

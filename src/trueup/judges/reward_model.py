@@ -58,3 +58,25 @@ class RewardJudge:
         row = Branches(chat.prompt_ids(tokenizer, prompt), answers)
         (scores,) = self.ensemble.scores([row], how=self.how, lam=self.lam)
         return Ranking(tuple(scores), tuple(() for _ in scores))
+
+    def step_scores(
+        self, prompt: Messages, candidates: Sequence[Completion]
+    ) -> list[list[tuple[int, float]]]:
+        """What each candidate is worth at the end of each of its lines.
+
+        Returns:
+            For each candidate the tokens that end a line, the last token always among them, each
+            with the score of the answer up to there.
+        """
+        tokenizer = self.backbone.tokenizer
+        answers = [chat.completion_ids(tokenizer, one) for one in candidates]
+        ends = [_line_ends([tokenizer.decode([i]) for i in ids]) for ids in answers]
+        row = Branches(chat.prompt_ids(tokenizer, prompt), answers)
+        (scores,) = self.ensemble.step_scores([row], [ends], how=self.how, lam=self.lam)
+        return [list(zip(*pair, strict=True)) for pair in zip(ends, scores, strict=True)]
+
+
+def _line_ends(texts: Sequence[str]) -> list[int]:
+    """Places of the tokens that hold a line's end, and of the last token."""
+    last = len(texts) - 1
+    return [at for at, text in enumerate(texts) if "\n" in text or at == last]

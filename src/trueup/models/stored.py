@@ -25,7 +25,7 @@ from trueup.records import (
 )
 from trueup.store import Store
 
-__all__ = ["StoredModel", "ensure_champion", "load_backbone", "parts_of"]
+__all__ = ["StoredModel", "ensure_champion", "load_backbone", "parts_of", "reward_folder"]
 
 SAMPLE_BATCH = 48  # prompts between two commits
 
@@ -202,6 +202,23 @@ def parts_of(
         if below and is_whole(_inside(store.folder, below.path)):
             return backbone.sibling(_inside(store.folder, below.path)), folder
     return backbone, folder
+
+
+def reward_folder(store: Store, checkpoint: Checkpoint) -> Path:
+    """Where a reward checkpoint's members are.
+
+    Raises:
+        IdentityError: the record's path leads out of the store.
+        ModelError: it was trained to answer, not to score.
+    """
+    if not any(r.method == "reward" for r in store.get_all(TrainingRun, [checkpoint.run_id])):
+        raise ModelError(
+            "This checkpoint answers and does not score",
+            got=checkpoint.id,
+            expected="a checkpoint that was trained with --method reward",
+            next="train one, or name another; 'trueup status' lists them",
+        )
+    return _inside(store.folder, checkpoint.path)
 
 
 def _inside(folder: Path, relative: str) -> Path:

@@ -5,8 +5,9 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from trueup.config import StageConfig
+from trueup.train.online.config import OnlineConfig
 
-__all__ = ["Allowed", "Method", "TrainConfig"]
+__all__ = ["ONLINE", "Allowed", "Method", "TrainConfig"]
 
 Method = Literal[
     "dpo",
@@ -25,7 +26,15 @@ Method = Literal[
     "kto",
     "sft",
     "reward",
+    "ppo",
+    "rloo",
+    "grpo",
+    "dr_grpo",
+    "online_dpo",
 ]
+
+ONLINE = ("ppo", "rloo", "grpo", "dr_grpo", "online_dpo")
+"""Methods that learn from answers of their own."""
 
 Allowed = Literal["lost-eos", "other-template", "prompt-loss", "equal-pair"]
 """What the linter stops training for, by the name that lets it through."""
@@ -38,7 +47,11 @@ class TrainConfig(StageConfig):
     """How the policy learns. Pairs: `dpo` (conservative with `label_smoothing`), `robust_dpo`,
     `soft_dpo`, `ipo` (summed) and `ipo_norm` (per token), `hinge`, `ln_dpo`, `rdpo`, `ld_dpo`,
     `dpop`, `rpo`; without a reference `simpo`, `orpo`. Single answers: `kto`, `sft`. `reward`
-    trains a reward model, which never serves."""
+    trains a reward model, which never serves. From answers of its own, scored by
+    `online.reward`: `ppo`, `rloo`, `grpo`, `dr_grpo`, `online_dpo`."""
+
+    online: OnlineConfig = OnlineConfig()
+    """Rollouts, reward and update of the online methods."""
 
     min_new_pairs: int = Field(default=500, ge=1)
     """The loop waits until this many new pairs exist. Reward signals need about 2,000 comparisons
@@ -189,7 +202,19 @@ class TrainConfig(StageConfig):
             raise ValueError("reference 'ema' needs an adapter: set adapter to 'lora'")
         if self.adapter == "full" and self.method == "reward":
             raise ValueError("a reward model is an adapter with a head: set adapter to 'lora'")
-        alone = ({"kto", "reward"} & {self.method, *self.plus}) | ({"sft"} & {self.method})
+        alone = ({"kto", "reward", *ONLINE} & {self.method, *self.plus}) | ({"sft"} & {self.method})
         if alone and self.plus:
             raise ValueError(f"{sorted(alone)[0]} cannot be summed with other losses")
+        self._fits_online()
         return self
+
+    def _fits_online(self) -> None:
+        if self.method not in ONLINE:
+            return
+        online = self.online
+        if self.method != "ppo" and online.num_samples < 2:
+            raise ValueError(f"{self.method} compares answers: set online.num_samples to 2 or more")
+        if self.method == "rloo" and online.importance == "token":
+            raise ValueError("rloo weighs whole answers: set online.importance to 'sequence'")
+        if self.method != "ppo" and online.step_rewards:
+            raise ValueError(f"{self.method} has one reward an answer: unset online.step_rewards")

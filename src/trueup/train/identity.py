@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from trueup.errors import IdentityError
 from trueup.models.logprobs import completion_logprobs
 from trueup.models.stored import StoredModel
-from trueup.train.config import TrainConfig
+from trueup.train.config import ONLINE, TrainConfig
 from trueup.train.data import Row
 from trueup.train.losses import kto_loss
 from trueup.train.objectives import PairLogps, preference_loss
@@ -31,6 +31,8 @@ TOLERANCE = 1e-4  # nats per token, fp32
 HALF_TOLERANCE = 0.25  # nats per token: two bf16 passes of other shapes agree to about 0.1
 LOSS_TOLERANCE = 1e-6  # relative to the loss, or to 1
 NUM_ROWS = 4
+WITHOUT_PAIRS = frozenset(("reward", *ONLINE))
+"""Methods whose loss is not one of a chosen and a rejected answer."""
 
 Acting = Callable[[], AbstractContextManager[Any]]
 
@@ -106,7 +108,7 @@ def check_identity(
     )
     if config.method == "kto":
         figures["first_loss"] = _check_kto(config, picked, ours, theirs, tolerance)
-    elif config.method != "reward" and all(len(r.completions) == 2 for r in picked):
+    elif config.method not in WITHOUT_PAIRS and all(len(r.completions) == 2 for r in picked):
         weights = {config.method: 1.0, **config.plus}
         figures["first_loss"] = sum(
             weight * _check_loss(method, config, picked, ours, theirs, plain, tolerance)

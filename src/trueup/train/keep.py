@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from trueup.errors import ModelError
+from trueup.models.backbone import Backbone, base_weights, is_whole
 from trueup.records import Checkpoint, TrainingRun
 from trueup.store import Store
+from trueup.train.policy import Policy
 
-__all__ = ["keep", "new_folder"]
+__all__ = ["keep", "keep_policy", "new_folder"]
 
 
 def new_folder(store: Store, record: TrainingRun) -> Path:
@@ -25,7 +27,7 @@ def keep(
     store: Store,
     record: TrainingRun,
     weights: str,
-    base_weights: str,
+    base: str,
     metrics: dict[str, Any],
     *,
     name_of: Callable[[Path], str],
@@ -33,7 +35,7 @@ def keep(
     """Rename what was written to `new_folder` to its final place, record it, then drop the run.
 
     Args:
-        weights: the name of what was written.
+        weights: the name of what was written; `base` of what it stands on.
         name_of: the name of the weights in a folder.
     """
     scratch = store.folder / "checkpoints" / f".{record.id}"
@@ -47,12 +49,28 @@ def keep(
         run_id=record.id,
         path=str(place.relative_to(store.folder)),
         weights=weights,
-        base_weights=base_weights,
+        base_weights=base,
         metrics=json.loads(json.dumps(metrics)),
     )
     store.add(checkpoint)
     shutil.rmtree(store.folder / "runs" / record.id, ignore_errors=True)
     return checkpoint
+
+
+def keep_policy(
+    store: Store, policy: Policy, record: TrainingRun, metrics: dict[str, Any]
+) -> Checkpoint:
+    """Write what a policy has become."""
+    scratch = new_folder(store, record)
+    weights = policy.save(scratch, card={"run": record.model_dump(mode="json"), "metrics": metrics})
+    base = policy.backbone.base_weights if not policy.is_whole else weights
+    return keep(
+        store, record, weights, base, metrics, name_of=lambda at: _weights_in(policy.backbone, at)
+    )
+
+
+def _weights_in(backbone: Backbone, folder: Path) -> str:
+    return base_weights(folder) if is_whole(folder) else backbone.weights(folder)
 
 
 def _holds(place: Path, weights: str, name_of: Callable[[Path], str]) -> bool:

@@ -1,22 +1,17 @@
 """The step from a data set to a checkpoint."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trueup.errors import ConfigError
-from trueup.models.backbone import Backbone
 from trueup.models.stored import StoredModel
 from trueup.records import Checkpoint, Dataset, Messages, TrainingRun
 from trueup.store import Store, storage_errors
-from trueup.train.config import TrainConfig
+from trueup.train.config import ONLINE, TrainConfig
 from trueup.train.gather import gather, need_held_out, need_rows, settled, sides
-from trueup.train.keep import keep, new_folder
 
 if TYPE_CHECKING:
-    from trueup.train.data import Row
-    from trueup.train.policy import Policy
-    from trueup.train.reference import FixedReference, MovingReference, NoReference, Reference
+    from trueup.train.online.rewards import Reward
+    from trueup.train.reference import FixedReference, MovingReference, Reference
     from trueup.train.workers import Workers
 
 __all__ = ["run"]
@@ -50,16 +45,18 @@ def run(
              completions, or where any earlier run asked for the same ones.
     Next:    guard.run
     """
+    from trueup.train.anchor import reference_weights
     from trueup.train.workers import Workers
 
     workers, backbone = Workers(), champion.backbone
+    reward = _reward(store, config, champion)
     record = TrainingRun(
         dataset_id=dataset.id,
         method=config.method,
-        config=config.model_dump(mode="json"),
+        config=_settings(config, reward),
         base_weights=backbone.base_weights,
         start_weights=champion.weights,
-        ref_weights=_reference_weights(store, config, champion),
+        ref_weights=reference_weights(store, config, champion),
         template=backbone.template,
     )
     finished = workers.alone(lambda: _recorded(store, record))
@@ -71,7 +68,29 @@ def run(
             from trueup.train.reward import run_reward
 
             return run_reward(store, config, dataset, champion, record, is_held_out=is_held_out)
+        if reward:
+            from trueup.train.online.run import run_online
+
+            return run_online(
+                store, config, dataset, champion, record, reward, is_held_out=is_held_out
+            )
         return _train(store, config, dataset, champion, record, is_held_out, workers)
+
+
+def _reward(store: Store, config: TrainConfig, champion: StoredModel) -> "Reward | None":
+    """What scores the answers of an online method."""
+    if config.method not in ONLINE:
+        return None
+    from trueup.train.online.rewards import resolve_reward
+
+    return resolve_reward(store, config.online, champion)
+
+
+def _settings(config: TrainConfig, reward: "Reward | None") -> dict[str, Any]:
+    """All that decides the outcome: with a reward who it is, without one nothing of it."""
+    if reward is None:
+        return config.model_dump(mode="json", exclude={"online"})
+    return config.model_dump(mode="json") | {"rewarded_by": reward.id}
 
 
 def _recorded(store: Store, record: TrainingRun) -> Checkpoint | None:
@@ -90,8 +109,10 @@ def _train(
     is_held_out: Callable[[Messages], bool],
     workers: "Workers",
 ) -> Checkpoint:
+    from trueup.train.anchor import moving, prepared, reference_model
     from trueup.train.fit import fit
     from trueup.train.identity import check_identity, check_reference
+    from trueup.train.keep import keep_policy
     from trueup.train.objectives import KTO, SFT, Objective, Preference
     from trueup.train.policy import Policy
     from trueup.train.reference import NoReference
@@ -107,7 +128,14 @@ def _train(
     policy = Policy.start(champion, config)
     identity = check_identity(champion, policy.acting, rows, config)
     tokens_per_batch = budget(config, policy.backbone.device)
-    reference = _reference(store, config, champion, policy, rows, tokens_per_batch, workers)
+    reference: FixedReference | MovingReference | NoReference
+    if not {config.method, *config.plus} - WITHOUT_REFERENCE:
+        reference = NoReference()
+    elif config.reference == "ema":
+        reference = moving(policy, config, tokens_per_batch)
+    else:
+        model = reference_model(store, config, champion)
+        reference = prepared(store, model, rows, tokens_per_batch, workers)
     identity |= check_reference(reference, champion, rows, config)
     objective: Objective
     if config.method == "kto":
@@ -120,7 +148,7 @@ def _train(
     if held_rows:
         start: Reference = reference
         if config.reference != "previous" or isinstance(reference, NoReference):
-            start = _fixed(store, champion, held_rows, tokens_per_batch, workers)
+            start = prepared(store, champion, held_rows, tokens_per_batch, workers)
         watch = Watch(
             policy.backbone,
             held_rows,
@@ -155,87 +183,6 @@ def _train(
         "last": fitted.history[-1],
         "history": fitted.history,
     }
-    checkpoint = workers.alone(lambda: _save(store, policy, record, metrics))
+    checkpoint = workers.alone(lambda: keep_policy(store, policy, record, metrics))
     policy.end()
     return checkpoint
-
-
-def _reference_weights(store: Store, config: TrainConfig, champion: StoredModel) -> str:
-    """The name of what the policy is held to."""
-    if config.reference == "base":
-        if champion.checkpoint and champion.weights == champion.backbone.base_weights:
-            raise ConfigError(
-                "The champion is a whole model, so it has no base below it to refer to",
-                got="train.reference = 'base'",
-                expected="'previous', or a checkpoint's id",
-                next="set train.reference to 'previous'",
-            )
-        return champion.backbone.base_weights
-    if config.reference in ("previous", "ema"):
-        return champion.weights
-    return store.get(Checkpoint, config.reference).weights
-
-
-def _reference(
-    store: Store,
-    config: TrainConfig,
-    champion: StoredModel,
-    policy: "Policy",
-    rows: list["Row"],
-    tokens_per_batch: int,
-    workers: "Workers",
-) -> "FixedReference | MovingReference | NoReference":
-    from trueup.train.reference import MovingReference, NoReference
-
-    if not {config.method, *config.plus} - WITHOUT_REFERENCE:
-        return NoReference()
-    if config.reference == "ema":
-        return MovingReference(
-            policy.acting_as_average,
-            policy.average,
-            dict(policy.parameters),
-            decay=config.ema_decay,
-            tokens_per_batch=tokens_per_batch,
-        )
-    model = champion
-    if config.reference == "base":
-        model = StoredModel(store, champion.backbone, None)
-    elif config.reference != "previous":
-        model = StoredModel(store, champion.backbone, config.reference, role="reference")
-    return _fixed(store, model, rows, tokens_per_batch, workers)
-
-
-def _fixed(
-    store: Store, model: StoredModel, rows: list["Row"], tokens_per_batch: int, workers: "Workers"
-) -> "FixedReference":
-    """A stored model as the reference, with the log-probs of these rows at hand."""
-    from trueup.train.logprob_cache import LogprobCache
-    from trueup.train.reference import FixedReference
-
-    cache = LogprobCache(store.folder / "cache" / "logprobs.sqlite")
-    fixed = FixedReference(
-        model.acting, model.weights, tokens_per_batch=tokens_per_batch, cache=cache
-    )
-    if workers.count > 1:  # each a share; the cache then has the others'
-        fixed.prepare(workers.share(rows))
-        workers.wait()
-    fixed.prepare(rows)
-    cache.close()
-    return fixed
-
-
-def _save(
-    store: Store, policy: "Policy", record: TrainingRun, metrics: dict[str, Any]
-) -> Checkpoint:
-    scratch = new_folder(store, record)
-    weights = policy.save(scratch, card={"run": record.model_dump(mode="json"), "metrics": metrics})
-    base = policy.backbone.base_weights if not policy.is_whole else weights
-    return keep(
-        store, record, weights, base, metrics, name_of=lambda at: _weights_in(policy.backbone, at)
-    )
-
-
-def _weights_in(backbone: Backbone, folder: Path) -> str:
-    from trueup.models.backbone import base_weights, is_whole
-
-    return base_weights(folder) if is_whole(folder) else backbone.weights(folder)

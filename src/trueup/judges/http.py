@@ -1,0 +1,106 @@
+"""A scorer behind an address: a reward server, with whatever model and tokenizer it has.
+
+    POST  {"prompt": [{"role": …, "content": …}], "completions": ["…", "…"]}
+    200   {"scores": [0.3, -1.2]}
+
+Texts go over, not tokens, so the server's model need not share ours. The key, where one is set in
+the environment, goes as a bearer token and is in no message.
+"""
+
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from typing import Any
+
+from trueup.config import no_password
+from trueup.errors import ConfigError, UpstreamError
+from trueup.judges.base import Ranking
+from trueup.judges.config import EndpointConfig
+from trueup.records import AnnotatorKind, Completion, Messages
+
+__all__ = ["HTTPJudge"]
+
+
+class HTTPJudge:
+    """Asks a server for the scores of several answers to one prompt."""
+
+    kind: AnnotatorKind = "llm"
+    is_symmetric = True
+
+    def __init__(self, url: str, config: EndpointConfig) -> None:
+        """`config` gives the key's variable, the time limit and the number of further tries.
+
+        Raises:
+            ConfigError: the address holds a password.
+        """
+        try:
+            self.url = no_password(url) or ""
+        except ValueError as error:
+            raise ConfigError(
+                "A scorer's address holds a password",
+                got="an address with '@' before its host",
+                expected="an address without one",
+                next=f"put the key into the environment variable {config.api_key_env}",
+            ) from error
+        self._config = config
+        self._key = os.environ.get(config.api_key_env, "").strip()
+        self.id = f"http:{self.url}"
+
+    def rank(self, prompt: Messages, candidates: Sequence[Completion]) -> Ranking:
+        """The server's scores.
+
+        Raises:
+            UpstreamError: it is down, refuses, or answers with something else than scores.
+        """
+        body = {
+            "prompt": [m.model_dump() for m in prompt],
+            "completions": [one.text for one in candidates],
+        }
+        scores = self._scores(self._post(json.dumps(body).encode()), len(candidates))
+        return Ranking(scores, tuple(() for _ in scores))
+
+    def _post(self, body: bytes) -> bytes:
+        headers = {"Content-Type": "application/json"}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        request = urllib.request.Request(self.url, body, headers)
+        problem = ""
+        for _ in range(self._config.max_retries + 1):
+            try:
+                opener = urllib.request.build_opener(_NoRedirect)
+                with opener.open(request, timeout=self._config.timeout_s) as response:
+                    return bytes(response.read())
+            except urllib.error.HTTPError as error:
+                problem = f"HTTP {error.code}"
+                if error.code < 500 and error.code != 429:
+                    break
+            except (OSError, ValueError) as error:
+                problem = f"{type(error).__name__}: {error}"
+        raise self._failure(problem)
+
+    def _scores(self, said: bytes, wanted: int) -> tuple[float, ...]:
+        try:
+            scores = tuple(float(score) for score in json.loads(said)["scores"])
+        except (ValueError, KeyError, TypeError):
+            raise self._failure(said[:80].decode(errors="replace")) from None
+        if len(scores) != wanted:
+            raise self._failure(f"{len(scores)} scores for {wanted} answers")
+        return scores
+
+    def _failure(self, problem: str) -> UpstreamError:
+        shown = problem.replace(self._key, "[key]") if self._key else problem
+        return UpstreamError(
+            f"The scorer at {self.url} gave no scores",
+            got=shown,
+            expected='{"scores": [a number an answer]}',
+            next="check that the server is up, and its address",
+        )
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirected POST turns into a GET without its question."""
+
+    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
+        return None

@@ -1,0 +1,103 @@
+"""PPO's value function: a head on the policy's own states, on an adapter of its own, or on a model
+of its own."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from trueup.models.backbone import Backbone
+from trueup.models.logprobs import completion_values
+from trueup.models.stored import StoredModel
+from trueup.models.value import ValueHead
+from trueup.train.config import TrainConfig
+from trueup.train.data import split
+from trueup.train.online.rollouts import Group
+from trueup.train.policy import Policy
+
+__all__ = ["Critic"]
+
+ROLE = "value"
+
+
+class Critic:
+    """Values before each token of an answer."""
+
+    def __init__(
+        self,
+        acting: Callable[[], AbstractContextManager[Any]],
+        head: ValueHead,
+        below: dict[str, nn.Parameter],
+        *,
+        shares_states: bool,
+        end: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`below` is what learns besides the head; with `shares_states` the policy's own, which the
+        policy's loss already moves."""
+        self.acting, self.head, self.shares_states, self.end = acting, head, shares_states, end
+        self.parameters = {f"value.{name}": p for name, p in head.named_parameters()} | below
+
+    @classmethod
+    def start(cls, champion: StoredModel, policy: Policy, config: TrainConfig) -> "Critic":
+        """One that says 0 everywhere, on states as `train.online.value` wants them."""
+        backbone = policy.backbone
+        head = ValueHead(backbone.model.config.hidden_size).to(backbone.device)
+        kind = config.online.value
+        if kind == "head":
+            return cls(policy.acting, head, {}, shares_states=True)
+        if kind == "adapter":
+            served = champion.backbone
+            served.new_adapter(
+                ROLE,
+                rank=config.lora_rank,
+                alpha=config.lora_alpha,
+                targets=config.lora_targets,
+                seed=config.seed + 1,
+            )
+            below = {n: p for n, p in served.model.named_parameters() if f".{ROLE}." in n}
+            return cls(
+                lambda: served.acting_as(ROLE),
+                head,
+                below,
+                shares_states=False,
+                end=lambda: served.detach(ROLE),
+            )
+        own = Backbone.load(
+            champion.backbone.folder, device=str(champion.backbone.device), dtype="float32"
+        )
+        if champion.adapter:
+            own.merge(champion.adapter)
+        below = {f"value_model.{n}": p for n, p in own.model.named_parameters()}
+        return cls(_on_device(own, config), head, below, shares_states=False)
+
+    @torch.no_grad()
+    def fill(self, groups: Sequence[Group], tokens_per_batch: int) -> None:
+        """Set every group's values, as they are now."""
+        by_row = {group.row.id: group for group in groups}
+        with self.acting() as model:
+            for part in split([g.row for g in groups], tokens_per_batch=tokens_per_batch):
+                values = completion_values(model, [row.branches for row in part], self.head)
+                for row, of_row in zip(part, values, strict=True):
+                    by_row[row.id].values = [one.float().cpu() for one in of_row]
+
+
+def _on_device(
+    backbone: Backbone, config: TrainConfig
+) -> Callable[[], AbstractContextManager[Any]]:
+    """A model of its own acting; with `offload` it waits in main memory while others work."""
+    home = backbone.device
+
+    @contextmanager
+    def acting() -> Iterator[Any]:
+        if config.online.offload:
+            backbone.model.to(home)
+        try:
+            with backbone.acting_as(None) as model:
+                yield model
+        finally:
+            if config.online.offload:
+                backbone.model.to("cpu")
+
+    return acting

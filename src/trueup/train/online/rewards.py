@@ -1,0 +1,156 @@
+"""Scores for the policy's answers, from whatever gives them, without letting it stop the run.
+
+A reward is somebody else's code or server: it may raise, return NaN, return too few numbers, or
+never return. Each prompt's answers are scored by one call; what goes wrong there costs that
+prompt, by a named reason, and only when too many go wrong does training stop.
+"""
+
+import math
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from trueup.errors import ConfigError, TrainingError
+from trueup.judges import Judge, resolve
+from trueup.models.stored import StoredModel, reward_folder
+from trueup.records import Checkpoint, Completion, Messages
+from trueup.store import Store
+from trueup.train.online.config import OnlineConfig
+
+__all__ = ["Reward", "Scored", "resolve_reward"]
+
+AT_ONCE = 8  # calls under way; a judge over the network is waiting most of the time
+
+
+class Scored(NamedTuple):
+    """What the answers to one prompt are worth."""
+
+    scores: tuple[float, ...]
+    steps: list[list[tuple[int, float]]] | None = None
+    """See `rollouts.Group.step_scores`."""
+
+
+class Reward:
+    """A judge behind a time limit and a count of what it left unscored."""
+
+    def __init__(self, judge: Judge, config: OnlineConfig) -> None:
+        self.judge, self.config, self.id = judge, config, judge.id
+        self._is_local = hasattr(judge, "backbone")
+        """It switches roles on the shared network, which only this thread may do."""
+
+    def score(
+        self, prompts: Sequence[Messages], drawn: Sequence[Sequence[Completion]]
+    ) -> tuple[list[Scored | None], Counter[str]]:
+        """Score all answers; None where a prompt's could not be scored, counted by reason.
+
+        Raises:
+            TrainingError: more than `max_skip_rate` of the prompts stay without a score.
+        """
+        calls = [
+            lambda prompt=prompt, answers=answers: self._ask(prompt, answers)
+            for prompt, answers in zip(prompts, drawn, strict=True)
+        ]
+        if self._is_local:
+            said = [_outcome(call) for call in calls]
+        else:
+            said = _all_within(calls, self.config.reward_timeout_s)
+        found: list[Scored | None] = []
+        skipped, last = Counter[str](), ""
+        for one, answers in zip(said, drawn, strict=True):
+            problem = one if isinstance(one, str) else _problem(one, len(answers))
+            if isinstance(one, str) or problem:
+                skipped[f"reward: {problem.partition(':')[0]}"] += 1
+                last = problem
+                found.append(None)
+            else:
+                found.append(one)
+        if sum(skipped.values()) > self.config.max_skip_rate * len(prompts):
+            raise TrainingError(
+                "The reward leaves too many answers without a score",
+                got=f"{sum(skipped.values())} of {len(prompts)} prompts; the last: {last}",
+                expected=f"at most a share of {self.config.max_skip_rate:g}",
+                next="mend train.online.reward and run the same command again: it goes on from "
+                "the step it stopped at",
+            )
+        return found, skipped
+
+    def _ask(self, prompt: Messages, answers: Sequence[Completion]) -> Scored:
+        scores = tuple(self.judge.rank(prompt, answers).scores)
+        if not self.config.step_rewards:
+            return Scored(scores)
+        step_scores: Callable[..., Any] = self.judge.step_scores  # type: ignore[attr-defined]
+        return Scored(scores, step_scores(prompt, answers))
+
+
+def resolve_reward(store: Store, config: OnlineConfig, champion: StoredModel) -> Reward:
+    """The reward that the settings name.
+
+    Raises:
+        ConfigError: none is named, there is none of this name, or it cannot score steps.
+    """
+    if not config.reward:
+        raise ConfigError(
+            "Online methods need a reward",
+            got="train.online.reward = ''",
+            expected="a judge, a reward checkpoint, package.module:function or an address",
+            next="set train.online.reward, for example to 'house-style'",
+        )
+    judge: Judge
+    if config.reward.startswith(f"{Checkpoint.tag}_"):
+        from trueup.judges.reward_model import RewardJudge
+
+        checkpoint = store.get(Checkpoint, config.reward)
+        folder = reward_folder(store, checkpoint)
+        judge = RewardJudge.attach(champion.backbone, folder, how=config.reward_members)
+    else:
+        judge = resolve(config.reward, endpoint=config.endpoint)
+    if config.step_rewards and not hasattr(judge, "step_scores"):
+        raise ConfigError(
+            "This reward does not score steps",
+            got=config.reward,
+            expected="a reward checkpoint, or a judge with step_scores",
+            next="set train.online.step_rewards to false",
+        )
+    return Reward(judge, config)
+
+
+def _problem(said: Scored, wanted: int) -> str:
+    if len(said.scores) != wanted:
+        return f"wrong number of scores: {len(said.scores)} for {wanted} answers"
+    steps = [score for of_answer in said.steps or [] for _, score in of_answer]
+    if not all(math.isfinite(score) for score in (*said.scores, *steps)):
+        return "a score is not finite"
+    return ""
+
+
+def _outcome(call: Callable[[], Scored]) -> Scored | str:
+    try:
+        return call()
+    except Exception as error:  # whatever a team's own code raises
+        return f"it raised {type(error).__name__}: {error}"
+
+
+def _all_within(calls: Sequence[Callable[[], Scored]], timeout_s: float) -> list[Scored | str]:
+    """The calls' results or problems, a few at a time, each with the same patience.
+
+    In daemon threads: one that never returns holds up neither the run nor its end.
+    """
+
+    def work(call: Callable[[], Scored], result: "queue.Queue[Scored | str]") -> None:
+        result.put(_outcome(call))
+
+    found: list[Scored | str] = []
+    for at in range(0, len(calls), AT_ONCE):
+        part = [(call, queue.Queue[Scored | str](1)) for call in calls[at : at + AT_ONCE]]
+        for one in part:
+            threading.Thread(target=work, args=one, daemon=True).start()
+        deadline = time.monotonic() + timeout_s
+        for _, result in part:
+            try:
+                found.append(result.get(timeout=max(0.0, deadline - time.monotonic())))
+            except queue.Empty:
+                found.append(f"no answer in time: {timeout_s:g} s")
+    return found

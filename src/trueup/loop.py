@@ -39,6 +39,7 @@ __all__ = [
     "evaluate_gate",
     "guard_gate",
     "held_out",
+    "taught_by",
     "todays_reports",
     "turn",
 ]
@@ -151,7 +152,6 @@ def evaluate_gate(project: Project, checkpoint: Checkpoint) -> Report:
 
 def ab_gate(project: Project, checkpoint: Checkpoint) -> Report:
     """The third gate, on the very answers the guard looked at: nothing is drawn twice."""
-    run = project.store.get(TrainingRun, checkpoint.run_id)
     return ab.run(
         project.store,
         project.config.ab,
@@ -160,7 +160,7 @@ def ab_gate(project: Project, checkpoint: Checkpoint) -> Report:
         project.suite,
         _suite_sampling(project),
         project.config.guard.samples_per_prompt,
-        labelled_by=_annotators(project.store, project.store.get(Dataset, run.dataset_id)),
+        labelled_by=taught_by(project.store, checkpoint),
     )
 
 
@@ -212,6 +212,28 @@ def _unfinished(store: Store) -> Dataset | None:
 
 def _releases(store: Store) -> list[Release]:
     return store.all(Release)
+
+
+def taught_by(store: Store, checkpoint: Checkpoint) -> list[str]:
+    """Everybody whose judgement a checkpoint has learned from since the champion: who labelled
+    its pairs, who scored its own answers, and, where that was a reward model, who labelled that
+    one's pairs; then the same of the checkpoint it started from."""
+    champion, found = store.champion(), set[str]()
+    link: Checkpoint | None = checkpoint
+    while link and not (champion and link.weights == champion.weights):
+        run = store.get(TrainingRun, link.run_id)
+        found.update(_annotators(store, store.get(Dataset, run.dataset_id)))
+        if rewarded_by := run.config.get("rewarded_by"):
+            found.add(rewarded_by)
+        # weights that start at themselves would go round for ever
+        start = store.last(Checkpoint, weights=run.start_weights)
+        link = start if start and start.created_at < link.created_at else None
+    for reward in [one for one in found if one.startswith("reward:")]:
+        trained = store.last(Checkpoint, weights=reward.split(":")[1])
+        if trained:
+            run = store.get(TrainingRun, trained.run_id)
+            found.update(_annotators(store, store.get(Dataset, run.dataset_id)))
+    return sorted(found)
 
 
 def _annotators(store: Store, dataset: Dataset) -> list[str]:

@@ -17,6 +17,7 @@ from trueup.models.stored import StoredModel, load_backbone
 from trueup.pair.config import PairConfig
 from trueup.promote.config import PromoteConfig
 from trueup.records import Checkpoint
+from trueup.rounds.config import RoundsConfig
 from trueup.store import Store
 from trueup.suite import SuitePrompt, read_suite
 from trueup.train.config import TrainConfig
@@ -38,6 +39,7 @@ class Config(StageConfig):
     evaluate: EvaluateConfig = EvaluateConfig()
     ab: ABConfig = ABConfig()
     promote: PromoteConfig = PromoteConfig()
+    rounds: RoundsConfig = RoundsConfig()
 
 
 class Project:

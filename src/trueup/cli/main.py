@@ -25,8 +25,11 @@ COMMANDS = {
     "label": "stages",
     "pair": "stages",
     "train": "stages",
+    "rounds": "rounds",
+    "best-of-n": "rounds",
     "guard": "gates",
     "evaluate": "gates",
+    "ceiling": "ceiling",
     "ab": "gates",
     "promote": "gates",
     "rollback": "gates",
@@ -57,7 +60,7 @@ class LoopOrder(click.Group):
         home = COMMANDS.get(cmd_name)
         if home is None:
             return None
-        name = {"import": "import_"}.get(cmd_name, cmd_name)
+        name = {"import": "import_"}.get(cmd_name, cmd_name.replace("-", "_"))
         return getattr(importlib.import_module(f"trueup.cli.{home}"), name)
 
 

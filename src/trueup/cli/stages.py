@@ -7,12 +7,12 @@ import click
 
 from trueup.cli.output import bars, emit, json_option, say
 from trueup.cli.project import open_project
-from trueup.cli.summary import show_reward
+from trueup.cli.summary import show_online, show_reward
 from trueup.config import validate
 from trueup.errors import DataError
 from trueup.project import Project
 from trueup.records import Dataset, Label, PreferencePair
-from trueup.train.config import Allowed, Method, TrainConfig
+from trueup.train.config import ONLINE, Allowed, Method, TrainConfig
 
 __all__ = ["flag", "label", "pair", "train"]
 
@@ -83,8 +83,12 @@ def pair(ctx: click.Context, as_json: bool) -> None:
 @click.option("--limit", type=click.IntRange(min=1), help="Train on the first N records of it.")
 @click.option(
     "--method",
-    type=click.Choice(get_args(Method)),
+    type=click.Choice([name.replace("_", "-") for name in get_args(Method)]),
+    callback=lambda _, __, value: value and value.replace("-", "_"),
     help="How the policy learns. [default: train.method in trueup.toml]",
+)
+@click.option(
+    "--reward", help="What scores the answers of an online method. [default: train.online.reward]"
 )
 @click.option(
     "--allow",
@@ -104,6 +108,7 @@ def train(
     source: str | None,
     limit: int | None,
     method: str | None,
+    reward: str | None,
     allow: tuple[str, ...],
     dry_run: bool,
     as_json: bool,
@@ -120,12 +125,14 @@ def train(
         TrainConfig,
         project.config.train.model_dump()
         | ({"method": method} if method else {})
-        | {"allow": (*project.config.train.allow, *allow)},
+        | {"allow": (*project.config.train.allow, *allow)}
+        | _online(project.config.train, reward),
         source="command line",
     )
     lock = project.store.exclusive() if is_first else nullcontext()
     with lock, bars(hidden=as_json or not is_first):
-        dataset = workers.alone(lambda: _dataset(project, source, limit, config))
+        asked = _prompts if config.method in ONLINE else _dataset
+        dataset = workers.alone(lambda: asked(project, source, limit, config))
         if dry_run:
             workers.alone(lambda: _show_tokens(project, dataset, config, as_json))
             return
@@ -146,6 +153,10 @@ def train(
     if config.method == "reward":
         show_reward(checkpoint.metrics)
         return
+    if config.method in ONLINE:
+        show_online(checkpoint.metrics)
+        say("Next: trueup guard, evaluate, ab, promote")
+        return
     first, last = checkpoint.metrics["first"], checkpoint.metrics["last"]
     moved = last.get("chosen_logps_change")
     say(
@@ -155,6 +166,37 @@ def train(
     if checkpoint.metrics["stopped"]:
         say(f"Stopped early: {checkpoint.metrics['stopped']}")
     say("Next: trueup guard, evaluate, ab, promote (or 'trueup run' for all of them)")
+
+
+def _online(config: TrainConfig, reward: str | None) -> dict[str, object]:
+    """The settings of online methods, with the reward that the command line names."""
+    return {"online": config.online.model_dump() | {"reward": reward}} if reward else {}
+
+
+def _prompts(
+    project: Project, source: str | None, limit: int | None, config: TrainConfig
+) -> Dataset:
+    """A data set of prompts to answer: of the file or data set that is named, or the traffic's."""
+    from trueup import pair as stage
+    from trueup.loop import held_out
+    from trueup.suite import read_suite
+
+    store, away, named = project.store, held_out(project, required=False), config.online.prompts
+    if source is None and not named:
+        found = stage.traffic_prompts(store, away)
+        picked = list(found.items())[:limit]
+        ids = [interaction for _, interaction in picked]
+        prompts = [prompt for prompt, _ in picked]
+        return stage.freeze_prompts(store, prompts, source="traffic", interaction_ids=ids)
+    if source is None:
+        rows = read_suite(project.folder / named, split="train")
+        return stage.freeze_prompts(
+            store, [row.messages for row in rows][:limit], source=f"file:{named}"
+        )
+    dataset = _dataset(project, source, limit, config)
+    pairs = store.get_all(PreferencePair, dataset.pair_ids)
+    prompts = [*dataset.prompts, *(one.prompt for one in pairs)]
+    return stage.freeze_prompts(store, prompts[:limit], source=dataset.source)
 
 
 def _show_tokens(project: Project, dataset: Dataset, config: TrainConfig, as_json: bool) -> None:

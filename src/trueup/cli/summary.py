@@ -6,7 +6,7 @@ from typing import Any
 from trueup.cli.output import say, table
 from trueup.loop import Turn
 
-__all__ = ["show_reward", "show_summary"]
+__all__ = ["show_online", "show_reward", "show_summary"]
 
 
 def show_summary(turn: Turn) -> None:
@@ -103,3 +103,25 @@ def show_reward(metrics: Mapping[str, Any]) -> None:
         shown = "unknown" if value is None else f"{value:+.2f}"
         rows.append([f"correlation with length{what}", shown])
     table(["held-out pairs", "reward model"], rows)
+
+
+def show_online(metrics: Mapping[str, Any]) -> None:
+    """Print how the policy's own answers changed from the first batch to the last."""
+    first, last, history = metrics["first"], metrics["last"], metrics["history"]
+    shown = (
+        ("score", "score", ".3g"),
+        ("KL to the reference, nats", "kl", ".2f"),
+        ("entropy, nats a token", "entropy", ".2f"),
+        ("length, tokens", "tokens", ".1f"),
+        ("ended by themselves", "ended_rate", ".0%"),
+    )
+    rows = [
+        [what, format(first[name], form), format(last[name], form)]
+        for what, name, form in shown
+        if name in first and name in last
+    ]
+    table([f"{len(history)} batches of own answers", "first", "last"], rows)
+    for reason, count in metrics["skipped"].items():
+        say(f"{count} prompts skipped: {reason}")
+    if metrics["stopped"]:
+        say(f"Stopped early: {metrics['stopped']}")

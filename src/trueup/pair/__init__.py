@@ -2,6 +2,24 @@
 
 from trueup.pair.config import PairConfig
 from trueup.pair.decontaminate import HeldOut
-from trueup.pair.run import Paired, freeze, new_pairs, run, unpaired
+from trueup.pair.run import (
+    Paired,
+    freeze,
+    freeze_prompts,
+    new_pairs,
+    run,
+    traffic_prompts,
+    unpaired,
+)
 
-__all__ = ["HeldOut", "PairConfig", "Paired", "freeze", "new_pairs", "run", "unpaired"]
+__all__ = [
+    "HeldOut",
+    "PairConfig",
+    "Paired",
+    "freeze",
+    "freeze_prompts",
+    "new_pairs",
+    "run",
+    "traffic_prompts",
+    "unpaired",
+]

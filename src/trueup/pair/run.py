@@ -5,13 +5,13 @@ from collections.abc import Iterable
 
 from trueup.pair.config import PairConfig
 from trueup.pair.decontaminate import HeldOut
-from trueup.records import Dataset, Label, PreferencePair, content_hash
+from trueup.records import Dataset, Interaction, Label, Messages, PreferencePair, content_hash
 from trueup.store import Store
 
-TURNS = ("loop", "command line")
+TURNS = ("loop", "command line", "rounds")
 """Data sets that use pairs up; one made of a file for a trial does not."""
 
-__all__ = ["Paired", "freeze", "new_pairs", "run", "unpaired"]
+__all__ = ["Paired", "freeze", "freeze_prompts", "new_pairs", "run", "traffic_prompts", "unpaired"]
 
 
 class Paired(Counter[str]):
@@ -91,6 +91,29 @@ def freeze(
         label_ids=tuple(one.id for one in labels),
         source=source,
         skipped=dict(skipped or {}),
+    )
+    store.add(dataset)
+    return dataset
+
+
+def traffic_prompts(store: Store, held_out: HeldOut) -> dict[Messages, str]:
+    """Every prompt of the traffic that is not held out, with the first interaction it came in."""
+    found: dict[Messages, str] = {}
+    for one in store.each(Interaction):
+        if one.prompt not in found and not held_out.contains(one.prompt):
+            found[one.prompt] = one.id
+    return found
+
+
+def freeze_prompts(
+    store: Store, prompts: Iterable[Messages], *, source: str, interaction_ids: Iterable[str] = ()
+) -> Dataset:
+    """Name these prompts as one data set, for methods that draw their own answers."""
+    dataset = Dataset(
+        pair_ids=(),
+        prompts=tuple(dict.fromkeys(prompts)),
+        interaction_ids=tuple(dict.fromkeys(interaction_ids)),
+        source=source,
     )
     store.add(dataset)
     return dataset

@@ -1,6 +1,7 @@
 """Stage five: a data set and a champion become a candidate."""
 
-from trueup.train.config import TrainConfig
+from trueup.train.config import ONLINE, TrainConfig
+from trueup.train.merge import merge
 from trueup.train.run import run
 
-__all__ = ["TrainConfig", "run"]
+__all__ = ["ONLINE", "TrainConfig", "merge", "run"]

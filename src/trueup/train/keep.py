@@ -12,7 +12,7 @@ from trueup.records import Checkpoint, TrainingRun
 from trueup.store import Store
 from trueup.train.policy import Policy
 
-__all__ = ["keep", "keep_policy", "new_folder"]
+__all__ = ["keep", "keep_policy", "new_folder", "weights_in"]
 
 
 def new_folder(store: Store, record: TrainingRun) -> Path:
@@ -65,11 +65,12 @@ def keep_policy(
     weights = policy.save(scratch, card={"run": record.model_dump(mode="json"), "metrics": metrics})
     base = policy.backbone.base_weights if not policy.is_whole else weights
     return keep(
-        store, record, weights, base, metrics, name_of=lambda at: _weights_in(policy.backbone, at)
+        store, record, weights, base, metrics, name_of=lambda at: weights_in(policy.backbone, at)
     )
 
 
-def _weights_in(backbone: Backbone, folder: Path) -> str:
+def weights_in(backbone: Backbone, folder: Path) -> str:
+    """The name of a folder's weights: an adapter on this base, or a whole model."""
     return base_weights(folder) if is_whole(folder) else backbone.weights(folder)
 
 

@@ -1,0 +1,54 @@
+"""How the loop closes on itself."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from trueup.config import StageConfig
+from trueup.judges.config import EndpointConfig
+
+__all__ = ["RoundsConfig"]
+
+
+class RoundsConfig(StageConfig):
+    """Rounds of iterative DPO, and best-of-N: the model is its own traffic. How a round trains is
+    said in `[train]`: method, reference, replay share, epochs."""
+
+    rounds: int = Field(default=3, ge=1)
+    """Rounds in one call; each starts from what the last one gave."""
+
+    reward: str = "house-style"
+    """What ranks the answers: a judge's name, a reward checkpoint's id, `package.module:function`
+    or an `http://` address. It must not be the scorer that promotes."""
+
+    endpoint: EndpointConfig = EndpointConfig()
+    """Where the `llm` judge lives; its key's variable and time limit also serve an address."""
+
+    prompts: str = ""
+    """A file of prompts (JSONL with `messages`; of a file with `split`, the lines of `train`).
+    Empty: the prompts of all traffic."""
+
+    max_prompts: int | None = Field(default=None, ge=1)
+    """Prompts of one round; by default all of them. With fewer, each round takes the next ones."""
+
+    num_samples: int = Field(default=8, ge=2)
+    """Answers a prompt. Eight of them, best against worst, is RLHF Workflow's setting."""
+
+    pairs: Literal["best_vs_worst", "best_vs_random", "all"] = "best_vs_worst"
+    """What an answer is held against: the worst, a random lesser one, or every lesser one."""
+
+    max_tokens: int = Field(default=128, ge=1)
+    """Longest answer drawn."""
+
+    merge: float = Field(default=1.0, gt=0, le=1)
+    """Share of a round's change of the weights that is kept. 0.5 goes half way, which forgets less
+    and learns less."""
+
+    max_skip_rate: float = Field(default=0.5, ge=0, lt=1)
+    """Share of a round's prompts whose answers may stay without a score."""
+
+    reward_timeout_s: float = Field(default=60.0, gt=0)
+    """Patience with the scores of one prompt's answers."""
+
+    seed: int = 0
+    """Of the answers drawn, and of random rivals."""

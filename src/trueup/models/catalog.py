@@ -42,9 +42,9 @@ def folder_of(name: str, *, relative_to: Path | None = None) -> Path:
     Raises:
         ModelError: nothing of that name has been pulled and it is no folder.
     """
-    for local in (Path(name), (relative_to or Path()) / name):
-        if local.is_dir():
-            return local.resolve()
+    local = (relative_to or Path()) / name  # an absolute name stands alone
+    if local.is_dir():
+        return local.resolve()
     cached = _cached(name)
     if cached.is_dir():
         return cached

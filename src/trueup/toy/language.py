@@ -182,11 +182,12 @@ def _copied(prompt: Messages) -> str:
 def base_writer(prompt: Messages, random: random.Random) -> str:
     """What the base model is taught to say: vague, short, rarely to the point, and exact copies.
 
-    Every word is drawn anew: 28 % on-topic keywords, 20 % off-topic ones, else fillers. After the
+    Every word is drawn anew: 30 % on-topic keywords, 20 % off-topic ones, else fillers. After the
     second word an answer may end, with a chance that grows by 4.5 points a word. That makes, on
-    topic prompts, gold 0.6, 6.6 words, and 2.9 nats of entropy per token, the end token counted.
+    topic prompts, gold 0.7, 6.6 words, and 2.93 nats of entropy per token, the end token counted;
+    a model taught it falls a tenth short of the gold.
     """
-    return _write(prompt, random, on_topic=0.28, off_topic=0.20)
+    return _write(prompt, random, on_topic=0.30, off_topic=0.20)
 
 
 def clear_writer(prompt: Messages, random: random.Random) -> str:

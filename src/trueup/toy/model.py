@@ -47,18 +47,18 @@ TEMPLATE = (
 )
 
 
-def toy_folder(cache: Path, *, seed: int = 0) -> Path:
+def toy_folder(cache: Path, *, seed: int = 0, steps: int = STEPS) -> Path:
     """The base model's folder below `cache`, made on first use and returned at once later.
 
     Safe among processes: one makes it while the others wait, and what was killed half-way leaves
     nothing that could be taken for a model.
     """
-    folder = cache / f"toy-{VERSION}-seed-{seed}"
+    folder = cache / f"toy-{VERSION}-seed-{seed}-steps-{steps}"
     if not folder.is_dir():
         cache.mkdir(parents=True, exist_ok=True)
         with _alone(cache / f"{folder.name}.lock"):
             if not folder.is_dir():
-                _make(folder, seed)
+                _make(folder, seed, steps)
     return folder
 
 
@@ -97,7 +97,7 @@ def _teach(model: Any, tokenizer: Any, writer: Writer, *, steps: int, seed: int)
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, betas=(0.9, 0.98))
     warmup = max(1, steps // 20)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warmup, 1 - step / steps)
+        optimizer, lambda step: min((step + 1) / warmup, 1 - step / max(1, steps))
     )
     lessons = _Lessons(tokenizer, seed)
     model.train()
@@ -195,11 +195,11 @@ def _tokenizer() -> Any:
     return tokenizer
 
 
-def _make(folder: Path, seed: int) -> None:
+def _make(folder: Path, seed: int, steps: int) -> None:
     """Make a model beside its place and move it there in one step."""
     scratch = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     try:
-        save_toy(scratch / "model", seed=seed).rename(folder)
+        save_toy(scratch / "model", seed=seed, steps=steps).rename(folder)
     finally:
         shutil.rmtree(scratch)
 

@@ -21,3 +21,8 @@ def padded(_: Messages, answer: str) -> float:
 def brief(_: Messages, answer: str) -> float:
     """Promotes: one word, then two, then nothing."""
     return {1: 1.0, 2: 0.5}.get(len(answer.split()), 0.0)
+
+
+def broken(_: Messages, answer: str) -> float:
+    """A judge that falls over."""
+    raise RuntimeError("out of order")

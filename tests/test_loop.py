@@ -1,12 +1,11 @@
 """The test that matters: the whole loop on a tiny model, twice, and everything it must refuse."""
 
-import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from colour_project import COLOURS, asked, settings
 from trueup import loop, pair, promote, train
 from trueup.errors import ConfigError
 from trueup.loop import Turn, turn
@@ -14,7 +13,6 @@ from trueup.models import chat
 from trueup.models.engine import Engine
 from trueup.models.logprobs import Branches, completion_logprobs
 from trueup.models.stored import StoredModel, load_backbone
-from trueup.models.tiny import save_tiny
 from trueup.project import Project
 from trueup.records import (
     Checkpoint,
@@ -22,87 +20,11 @@ from trueup.records import (
     Dataset,
     Interaction,
     Label,
-    Message,
-    Messages,
     PreferencePair,
     Release,
     Sampling,
     TrainingRun,
 )
-
-COLOURS = {
-    "sky": "blue", "leaf": "green", "coal": "black", "snow": "white", "rose": "red", "sun": "gold",
-    "sea": "teal", "clay": "brown", "ash": "grey", "plum": "violet",
-}  # fmt: skip
-WORDS = ["cat", "dog", "owl", "fox", "ant", "bee"]
-
-SETTINGS = """
-[model]
-base = "model"
-num_threads = 1
-[flag]
-threshold = 0.01
-[label]
-judge = "loop_scorers:{judge}"
-max_tokens = 24
-[train]
-min_new_pairs = 12
-epochs = 6
-beta = 0.5
-learning_rate = 1e-3
-lora_rank = 8
-[guard]
-max_tokens = 24
-samples_per_prompt = 4
-max_same_answer_rate = 0.5
-[evaluate]
-max_tokens = 24
-[ab]
-scorer = "loop_scorers:brief"
-"""
-
-
-def asked(question: str) -> Messages:
-    return (Message(role="user", content=question),)
-
-
-@pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """It names colours in four ways, tersely or with filler, and repeats a word when told to."""
-    examples = [(f"say {word}", f"{word}.") for word in WORDS for _ in range(6)]
-    for thing, colour in COLOURS.items():
-        for question in (f"colour of {thing}?", f"{thing} is?"):
-            examples += [
-                (question, f"{colour}."),
-                (question, f"um {colour}."),
-                (question, f"the {thing} is {colour} um um."),
-                (question, f"{colour} {colour} ok."),
-            ]
-    folder = tmp_path_factory.mktemp("loop") / "model"
-    return save_tiny(folder, seed=0, hidden_size=64, examples=examples, steps=500)
-
-
-@pytest.fixture
-def folder(model: Path, tmp_path: Path) -> Path:
-    """A project: held-out questions are asked otherwise than traffic's, gold is another skill."""
-    shutil.copytree(model, tmp_path / "model")
-    held_out = [
-        {"messages": [{"role": "user", "content": f"{thing} is?" + " " * i}]}
-        for thing in COLOURS for i in range(5)
-    ]  # fmt: skip
-    gold = [
-        {"id": f"{word}-{i}", "prompt": f"say {word}" + " " * i,
-         "checker": {"type": "contains", "all": [word]}}
-        for word in WORDS for i in range(14)
-    ]  # fmt: skip
-    (tmp_path / "heldout.jsonl").write_text("\n".join(map(json.dumps, held_out)))
-    (tmp_path / "gold.jsonl").write_text("\n".join(map(json.dumps, gold)))
-    settings(tmp_path, "plain")
-    return tmp_path
-
-
-def settings(folder: Path, judge: str) -> None:
-    (folder / "trueup.toml").write_text(SETTINGS.format(judge=judge))
 
 
 def send_traffic(project: Project, week: int) -> None:

@@ -26,6 +26,9 @@ __all__ = [
 ]
 
 
+TURNS = ("loop", "command line", "rounds")
+"""Data sets that the policy has learned from; one made of a file for a trial is none."""
+
 USED_BY = {"label_smoothing": frozenset(("dpo", "robust_dpo")), "alpha": frozenset(("rdpo",))}
 """The methods that read a setting which may be `auto`."""
 
@@ -222,7 +225,7 @@ def _earlier(store: Store, dataset: Dataset, before: str) -> list[PreferencePair
     ids = [
         one
         for other in store.each(Dataset)
-        if other.id != dataset.id and other.source == "loop" and other.created_at <= before
+        if other.id != dataset.id and other.source in TURNS and other.created_at <= before
         for one in other.pair_ids
         if one not in known
     ]

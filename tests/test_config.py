@@ -81,7 +81,7 @@ def test_a_right_name_in_the_wrong_section_is_refused() -> None:
         ({"train": {"beta": "high"}}, "train.beta", "high", "valid number"),
         ({"train": {"beta": 0}}, "train.beta", 0, "greater than 0"),
         ({"train": {"epochs": 1.5}}, "train.epochs", 1.5, "valid integer"),
-        ({"train": {"method": "ppo"}}, "train.method", "ppo", "'dpo'"),
+        ({"train": {"method": "dppo"}}, "train.method", "dppo", "'dpo'"),
         ({"capture": {"rate": 1.01}}, "capture.rate", 1.01, "less than or equal to 1"),
         ({"label": {"endpoint": {"timeout_s": -1}}}, "label.endpoint.timeout_s", -1, "greater"),
         ({"promote": {"gates": ["guard", "luck"]}}, "promote.gates.1", "luck", "'evaluate'"),

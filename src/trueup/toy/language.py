@@ -184,8 +184,7 @@ def base_writer(prompt: Messages, random: random.Random) -> str:
 
     Every word is drawn anew: 30 % on-topic keywords, 20 % off-topic ones, else fillers. After the
     second word an answer may end, with a chance that grows by 4.5 points a word. That makes, on
-    topic prompts, gold 0.7, 6.6 words, and 2.93 nats of entropy per token, the end token counted;
-    a model taught it falls a tenth short of the gold.
+    topic prompts, gold 0.7, 6.6 words, and 2.93 nats of entropy per token, the end token counted.
     """
     return _write(prompt, random, on_topic=0.30, off_topic=0.20)
 

@@ -3,8 +3,9 @@
 A Llama of two layers with a tokenizer of whole words and a chat template, so that every part that
 loads, samples, trains or serves a model takes it for any other. It is taught what the base writer
 says, and to copy, by maximum likelihood on the answers alone; every step draws new answers, so
-there is nothing to memorise. The first lessons are the clear writer's: a prompt's topics show in
-the base writer's answers so faintly that without them it takes four times as long to notice.
+there is nothing to memorise. The first lessons are the clear writer's: a prompt's topics show so
+faintly in the base writer's answers that without them 400 steps went by unnoticed (gold -0.4; with
+them 0.4).
 """
 
 import fcntl

@@ -11,8 +11,9 @@ from trueup.cli.output import bars, emit, exit_code, json_option, say, verdict_t
 from trueup.cli.project import open_project
 from trueup.cli.summary import show_summary
 from trueup.loop import Turn
+from trueup.project import Project
 from trueup.promote import reports_for
-from trueup.records import TrainingRun, Verdict
+from trueup.records import Checkpoint, GuardReport, TrainingRun, Verdict
 from trueup.store import Store
 
 __all__ = ["report", "run", "turn_data", "turn_page"]
@@ -73,6 +74,17 @@ def turn_data(turn: Turn, page: Path | None) -> dict[str, object]:
     }
 
 
+def _held_against(project: Project, checkpoint: Checkpoint) -> str:
+    """The weights that its newest report compares a checkpoint with; without one, those it started
+    from. A later round starts from the round before and is held against the champion."""
+    newest = project.store.last(GuardReport, checkpoint_id=checkpoint.id)
+    return (
+        newest.champion
+        if newest
+        else project.store.get(TrainingRun, checkpoint.run_id).start_weights
+    )
+
+
 @click.command()
 @click.option("--checkpoint", "checkpoint_id", metavar="ID", help="[default: the newest]")
 @json_option
@@ -83,8 +95,9 @@ def report(ctx: click.Context, checkpoint_id: str | None, as_json: bool) -> None
 
     project = open_project(ctx)
     checkpoint = chosen_checkpoint(project, checkpoint_id)
-    start = project.store.get(TrainingRun, checkpoint.run_id).start_weights
-    reports = list(reports_for(project.store, checkpoint, start).values())
+    reports = list(
+        reports_for(project.store, checkpoint, _held_against(project, checkpoint)).values()
+    )
     stopped = next((r.verdict for r in reports if not r.verdict.passed), None)
     verdict = stopped or (
         reports[-1].verdict

@@ -14,7 +14,16 @@ from trueup.records import Checkpoint, Report
 
 __all__ = ["checked", "details", "measures", "number", "scored", "series", "setting"]
 
-HISTORY = ("loss", "margin", "chosen_logps_change", "rejected_logps_change")
+HISTORY = (
+    "loss",
+    "margin",
+    "chosen_logps_change",
+    "rejected_logps_change",
+    "score",
+    "kl",
+    "entropy",
+    "tokens",
+)
 
 
 def measures(

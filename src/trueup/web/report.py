@@ -293,6 +293,8 @@ def _training(
         "pairs": len(dataset.pair_ids) if dataset else None,
         "erased": len(dataset.pair_ids) - len(pairs) if dataset else None,
         "trained_on": number(checkpoint.metrics.get("num_pairs")),
+        "prompts": number(checkpoint.metrics.get("num_prompts")),
+        "rewarded_by": checkpoint.metrics.get("rewarded_by"),
         "counts": {k: n for k, n in counts.items() if not k.startswith("skipped")},
         "labels_without_pair": (dataset.skipped if dataset else {}) or in_turn,
         "pairs_left_out": checkpoint.metrics.get("skipped") or {},

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from trueup.cli.main import cli
 from trueup.errors import ConfigError, DataError, ModelError
-from trueup.train.config import Method
+from trueup.train.config import ONLINE, Method
 
 SETTINGS = """
 [model]
@@ -25,6 +25,11 @@ learning_rate = 2e-3
 pairs_per_step = 4
 lora_rank = 4
 """
+OWN_ANSWERS = (
+    "--set", "train.online.reward=loop_scorers:plain",
+    "--set", "train.online.max_tokens=16",
+    "--set", "train.online.steps=3",
+)  # fmt: skip
 Trueup = Callable[..., Result]
 
 
@@ -56,7 +61,7 @@ def trueup(folder: Path) -> Trueup:
     return run
 
 
-@pytest.mark.parametrize("method", get_args(Method))
+@pytest.mark.parametrize("method", [one for one in get_args(Method) if one not in ONLINE])
 def test_every_method_trains_on_a_file_and_says_what_it_did(
     trueup: Trueup, folder: Path, method: str
 ) -> None:
@@ -72,6 +77,41 @@ def test_every_method_trains_on_a_file_and_says_what_it_did(
     if method != "reward":
         assert metrics["num_pairs"] == 12
         assert metrics["last"]["loss"] < metrics["first"]["loss"]
+
+
+@pytest.mark.parametrize("method", [one.replace("_", "-") for one in ONLINE])
+def test_online_methods_answer_the_prompts_of_a_file(
+    trueup: Trueup, folder: Path, method: str
+) -> None:
+    file = str(folder / "pairs.jsonl")
+    done = trueup(*OWN_ANSWERS, "train", "--method", method, "--dataset", file, "--json")
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    metrics = told["checkpoint"]["metrics"]
+    assert metrics["num_prompts"] == 12 and told["dataset"]["pair_ids"] == []
+    assert metrics["rewarded_by"] == "code:loop_scorers:plain"
+    assert [one["answers"] for one in metrics["history"]] == [32.0, 16.0, 32.0]
+    shown = trueup(*OWN_ANSWERS, "train", "--method", method, "--dataset", file)
+    assert "KL to the reference" in shown.stdout  # the same run, read from its record
+    assert max(map(len, shown.stdout.splitlines()[1:])) <= 80
+
+
+def test_the_dry_run_of_an_online_method_counts_prompts_and_batches(
+    trueup: Trueup, folder: Path
+) -> None:
+    words = (*OWN_ANSWERS, "--set", "train.online.steps=7", "train", "--method", "rloo")
+    words = (*words, "--dataset", str(folder / "pairs.jsonl"), "--dry-run")
+    done = trueup(*words)
+    assert done.exit_code == 0, done.output
+    assert "12 prompts to answer, 0 held out; 7 batches of 8 prompts with 4 answers" in done.stdout
+    assert json.loads(trueup(*words, "--json").stdout)["answers_per_prompt"] == 4
+    assert json.loads(trueup("status", "--json").stdout)["counts"]["checkpoint"] == 0
+
+
+def test_an_online_method_without_a_reward_says_which_setting(trueup: Trueup, folder: Path) -> None:
+    refused = trueup("train", "--method", "ppo", "--dataset", str(folder / "pairs.jsonl"))
+    assert isinstance(refused.exception, ConfigError)
+    assert "train.online.reward" in str(refused.exception)
 
 
 def test_single_ratings_are_trained_on_by_kto_and_refused_by_dpo(

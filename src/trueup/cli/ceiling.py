@@ -67,11 +67,12 @@ def _show(found: Ceiling) -> None:
     for one in lost[:SHOWN]:
         say(f"  {one.slice}: {one.prompt.splitlines()[0][:64]}")
     if lost:
+        least = 1 / found.miss_rate()
+        say("Preference training moves probability between answers the model gives. What it")
         say(
-            "Preference training moves probability between answers the model gives. What it never "
-            "gives\n(here: less than once in "
-            f"{1 / found.miss_rate():.0f} draws, at 95 %) it cannot learn that way: SFT first."
+            f"gives less than once in {least:.0f} draws (all that can be said of these, at 95 %) it"
         )
+        say("cannot learn that way: SFT first.")
         say("Next: trueup train --method sft with demonstrations of these, or trueup rounds")
     else:
         say("Every item is within reach. Next: trueup rounds")

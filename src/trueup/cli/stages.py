@@ -134,7 +134,8 @@ def train(
         asked = _prompts if config.method in ONLINE else _dataset
         dataset = workers.alone(lambda: asked(project, source, limit, config))
         if dry_run:
-            workers.alone(lambda: _show_tokens(project, dataset, config, as_json))
+            show = _show_prompts if config.method in ONLINE else _show_tokens
+            workers.alone(lambda: show(project, dataset, config, as_json))
             return
         checkpoint = stage.run(
             project.store,
@@ -210,6 +211,34 @@ def _show_tokens(project: Project, dataset: Dataset, config: TrainConfig, as_jso
     found = look(project.store, config, project.champion(), records)
     emit(found) if as_json else say(lint_text(found))
     found.stop()
+
+
+def _show_prompts(project: Project, dataset: Dataset, config: TrainConfig, as_json: bool) -> None:
+    """What an online run would answer, and how often."""
+    from trueup.loop import held_out
+    from trueup.train.online.fit import num_steps
+    from trueup.train.online.prompts import prompts_of, sides
+
+    is_held_out = held_out(project, required=False).contains
+    prompts, skipped = prompts_of(project.store, config, dataset, project.backbone, is_held_out)
+    ours, measured_on = sides(prompts, config.eval_share)
+    plan = {
+        "prompts": len(ours),
+        "held_out": len(measured_on),
+        "skipped": dict(skipped),
+        "batches": num_steps(len(ours), config),
+        "prompts_per_batch": min(config.online.prompts_per_step, len(ours)),
+        "answers_per_prompt": config.online.num_samples,
+    }
+    if as_json:
+        emit(plan)
+        return
+    say(
+        f"{plan['prompts']} prompts to answer, {plan['held_out']} held out; {plan['batches']} "
+        f"batches of {plan['prompts_per_batch']} prompts with {plan['answers_per_prompt']} answers"
+    )
+    for reason, count in skipped.items():
+        say(f"{count} prompts skipped: {reason}")
 
 
 def _dataset(

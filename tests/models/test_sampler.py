@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -254,9 +255,9 @@ def test_a_listener_may_end_one_completion_and_the_others_go_on(backbone: Backbo
     whole = sample(backbone.model, requests, eos_ids=NEVER)
     counts: Counter[int] = Counter()
 
-    def give_up(r: int, s: int, token: int, logprob: float) -> bool:
+    def give_up(r: int, s: int, token: int, logprob: float) -> Literal["unknown"] | None:
         counts[r] += 1
-        return r == 0 and counts[0] == 4
+        return "unknown" if r == 0 and counts[0] == 4 else None
 
     cut, other = sample(backbone.model, requests, eos_ids=NEVER, on_token=give_up)
     assert (cut[0].token_ids, cut[0].finish_reason) == (whole[0][0].token_ids[:4], "unknown")

@@ -21,17 +21,16 @@ from typing import TYPE_CHECKING, Any
 from trueup.errors import ModelError
 from trueup.models import chat
 from trueup.models.config import DtypeName
+from trueup.models.stopping import before_stop, stop_watch
 from trueup.records import Completion, Messages, Sampling, content_hash
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-__all__ = ["Backbone", "adapter_weights", "base_weights", "is_whole"]
+__all__ = ["Backbone", "adapter_weights", "base_weights", "is_whole", "own_seeds"]
 
 ADAPTER_FILE = "adapter_model.safetensors"
-BATCH_TOKENS = 12288
-"""Prompt tokens over all rows of a sampling batch: bounds the keys and values held at once."""
 
 
 class Backbone:
@@ -276,7 +275,8 @@ class Backbone:
         num_samples: int = 1,
         on_progress: Any = None,
     ) -> list[list[Completion]]:
-        """Draw `num_samples` completions of every prompt in a role, in batches of like length.
+        """Draw `num_samples` completions of every prompt in a role; a finished one makes room for
+        the next.
 
         Args:
             weights: the role's name, written on every completion.
@@ -285,34 +285,51 @@ class Backbone:
         Returns:
             For each prompt, in the order given, its completions.
         """
-        from trueup.models.sampler import SampleRequest, sample
+        from trueup.models.sampler import Drawn, SampleRequest, sample
 
         encoded = [chat.prompt_ids(self.tokenizer, prompt) for prompt in prompts]
-        seeded = _own_seeds(sampling, prompts)
-        ends = chat.eos_ids(self.tokenizer)
+        seeded = own_seeds(sampling, prompts)
+        # prompts of similar length and beginning next to each other
+        order = sorted(range(len(prompts)), key=lambda i: (len(encoded[i]) // 64, encoded[i]))
         done: dict[int, list[Completion]] = {}
+        ended: Counter[int] = Counter()
+
+        def on_done(key: int, _: int, __: Drawn) -> None:
+            ended[key] += 1
+            if on_progress and ended[key] == num_samples:
+                on_progress(1)
+
         with self.acting_as(role) as model:
-            for batch in _batches(encoded, num_samples):
-                requests = [SampleRequest(encoded[i], seeded[i], num_samples) for i in batch]
-                for i, drawn in zip(batch, sample(model, requests, eos_ids=ends), strict=True):
-                    done[i] = [self.completion(d, encoded[i], weights, sampling) for d in drawn]
-                if on_progress:
-                    on_progress(len(batch))
+            drawn = sample(
+                model,
+                [SampleRequest(encoded[i], seeded[i], num_samples) for i in order],
+                eos_ids=chat.eos_ids(self.tokenizer),
+                on_token=stop_watch(self._decode, sampling.stop),
+                on_done=on_done,
+            )
+        for i, group in zip(order, drawn, strict=True):
+            done[i] = [self.completion(d, encoded[i], weights, sampling) for d in group]
         return [done[i] for i in range(len(prompts))]
 
     def completion(
         self, drawn: Any, prompt_ids: Sequence[int], weights: str, sampling: Sampling
     ) -> Completion:
-        """A sequence of tokens drawn after these prompt tokens, as a record's part."""
+        """A sequence of tokens drawn after these prompt tokens, as a record's part. Its text ends
+        before the first stop string; its tokens are all that were drawn."""
+        whole = self._decode(drawn.token_ids)
+        text = before_stop(whole, sampling.stop)
         return Completion(
-            text=chat.decode(self.tokenizer, drawn.token_ids),
+            text=text,
             token_ids=tuple(drawn.token_ids),
             logprobs=tuple(drawn.logprobs),
-            finish_reason=drawn.finish_reason,
+            finish_reason=drawn.finish_reason if text == whole else "stop",
             weights=weights,
             after=chat.digest(prompt_ids),
             sampling=sampling,
         )
+
+    def _decode(self, token_ids: Sequence[int]) -> str:
+        return chat.decode(self.tokenizer, token_ids)
 
 
 @contextmanager
@@ -323,7 +340,7 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _own_seeds(sampling: Sampling, prompts: Sequence[Messages]) -> list[Sampling]:
+def own_seeds(sampling: Sampling, prompts: Sequence[Messages]) -> list[Sampling]:
     """For each prompt a seed of its own: a function of the seed and the prompt, so that neither
     the batch nor what was drawn before plays a part. A prompt's second copy gets another."""
     if sampling.seed is None:
@@ -336,21 +353,6 @@ def _own_seeds(sampling: Sampling, prompts: Sequence[Messages]) -> list[Sampling
         seed = int(content_hash(said)[:11], 16)
         seeded.append(sampling.model_copy(update={"seed": seed}))
     return seeded
-
-
-def _batches(prompts: list[list[int]], num_samples: int) -> Iterator[list[int]]:
-    """Indices in batches of similar length and beginning, each within the token budget."""
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]) // 64, prompts[i]))
-    batch: list[int] = []
-    longest = 0
-    for i in order:
-        longest = max(longest, len(prompts[i]))
-        if batch and (len(batch) + 1) * longest * num_samples > BATCH_TOKENS:
-            yield batch
-            batch, longest = [], len(prompts[i])
-        batch.append(i)
-    if batch:
-        yield batch
 
 
 def is_whole(folder: Path) -> bool:

@@ -1,34 +1,37 @@
 """One thread that answers with the champion: it batches what arrives and follows each release.
 
-    submit() ──> waiting ──> a batch ──> sampler ──> pieces while it draws, completions at the end
+    submit() ──> waiting ──> a running batch ──> pieces while it draws, completions at the end
                                ▲
-              store.champion() ┘ asked before each batch
+              store.champion() ┘ asked before a batch begins and before anybody joins it
 
-A promotion or rollback made by another process is served from the next batch on, without a
-restart. The promise: what answers is what the release names. An adapter whose bytes no longer
-hash to the release's weights is not served, and neither is anything in its place.
+A batch runs as long as somebody is being answered. Who comes later joins it at the next token if
+there is room, in order of arrival; nobody overtakes. A promotion or rollback made by another
+process is served without a restart: a batch ends with the weights it began with, nobody joins it
+any more, and the next one has the new weights. The promise: what answers is what the release
+names. An adapter whose bytes no longer hash to the release's weights is not served, and neither is
+anything in its place.
 
-Batches do not change answers: greedy tokens are the same alone and in company, log-probs to 1e-4,
-and a seeded request draws the same tokens. A batch is closed once it runs; who comes later waits
-for it to end.
+Company does not change answers: greedy tokens are the same alone and in company, log-probs to
+1e-4, and a seeded request draws the same tokens. A request that fails before its first token fails
+alone or with those that came with it; the network failing at a later one fails the whole batch.
 """
 
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from trueup.errors import DataError, ModelError, StorageError, TrueupError
 from trueup.models import chat
 from trueup.models.backbone import Backbone
-from trueup.models.pieces import OnPiece, PieceStream
-from trueup.models.sampler import Drawn, SampleRequest, sample
+from trueup.models.pieces import OnPiece, Piece, PieceStream
+from trueup.models.sampler import Batch, Drawn, SampleRequest, num_that_fit
 from trueup.models.stored import parts_of
 from trueup.records import Checkpoint, Completion, Messages, Release, Sampling
 from trueup.store import Store
@@ -59,35 +62,50 @@ class Pending:
         self.is_cancelled = False
         self.weights: str | None = None
         """Who answers; known from the first token on."""
-        self._streams = streams  # one a sample, or empty when nobody listens
+        self._streams = streams  # one a sample, or empty when nobody looks at the text
         self._drawn: dict[int, Completion] = {}
+        self._num_left = num_samples
 
     def cancel(self) -> None:
         """Stop drawing: completions end where they are, with finish reason "unknown"."""
         self.is_cancelled = True
         self.answer.cancel()  # has an effect only while it still waits for a batch
 
-    def _hear(self, sample_idx: int, token_id: int, logprob: float) -> None:
+    @property
+    def request(self) -> SampleRequest:
+        """What the sampler is asked."""
+        return SampleRequest(self.prompt_ids, self.sampling, self.num_samples)
+
+    def _hear(
+        self, sample_idx: int, token_id: int, logprob: float
+    ) -> Literal["stop", "unknown"] | None:
+        """Take a token; says whether this completion ends here, and why."""
+        is_stopped = False
         if self._streams and not self.is_cancelled:
-            self._tell(lambda: self._streams[sample_idx].push(token_id, logprob))
+            stream = self._streams[sample_idx]
+            is_stopped = self._tell(lambda: stream.push(token_id, logprob))
+        if self.is_cancelled:
+            return "unknown"
+        return "stop" if is_stopped else None
 
     def _end(self, sample_idx: int, completion: Completion) -> None:
         self._drawn[sample_idx] = completion
         if self._streams and not self.is_cancelled:
             self._tell(lambda: self._streams[sample_idx].finish(completion))
-        if len(self._drawn) == self.num_samples:
+        if len(self._drawn) == self.num_samples and not self.answer.done():
             self.answer.set_result([self._drawn[i] for i in range(self.num_samples)])
 
     def _fail(self, error: TrueupError) -> None:
         if not self.answer.done():
             self.answer.set_exception(error)
 
-    def _tell(self, say: Callable[[], None]) -> None:
+    def _tell(self, say: Callable[[], bool | None]) -> bool:
         try:
-            say()
+            return bool(say())
         except Exception as error:  # a listener that fell over must not take the batch with it
             _log.warning("A listener failed, its request is given up: %s", error)
             self.is_cancelled = True
+            return False
 
 
 class Engine:
@@ -105,7 +123,8 @@ class Engine:
 
         Args:
             max_batch_rows: completions drawn side by side; also the most one request may ask for.
-            company_wait_s: how long the first request of a batch waits for others.
+            company_wait_s: how long the first request of a batch waits for others. Later ones
+                join at the next token.
         """
         self.max_batch_rows = max_batch_rows
         self.context = int(backbone.model.config.max_position_embeddings)
@@ -113,7 +132,8 @@ class Engine:
         self._eos_ids = chat.eos_ids(backbone.tokenizer)
         self._served: _Served | None = None
         self._waiting: deque[Pending] = deque()
-        self._running: list[Pending] = []
+        self._running: dict[int, Pending] = {}
+        self._num_taken = 0
         self._changed = threading.Condition()
         self._is_closed = False
         self._warned_of_store = False
@@ -146,7 +166,12 @@ class Engine:
         room = self.context - len(ids)
         sampling = sampling.model_copy(update={"max_tokens": min(sampling.max_tokens, room)})
         streams = (
-            [PieceStream(self._decode, on_piece, i) for i in range(num_samples)] if on_piece else []
+            [
+                PieceStream(self._decode, on_piece or _nobody, i, sampling.stop)
+                for i in range(num_samples)
+            ]
+            if on_piece or sampling.stop
+            else []
         )
         pending = Pending(ids, sampling, num_samples, streams)
         with self._changed:
@@ -176,7 +201,7 @@ class Engine:
         with self._changed:
             self._is_closed = True
             waiting, self._waiting = list(self._waiting), deque()
-            for pending in self._running:
+            for pending in self._running.values():
                 pending.is_cancelled = True
             self._changed.notify_all()
         for pending in waiting:
@@ -213,20 +238,14 @@ class Engine:
     # --- answering: the engine's thread -----------------------------------------------------------
 
     def _run(self) -> None:
-        while (batch := self._take()) is not None:
+        while (first := self._first()) is not None:
             try:
-                self._answer(batch)
+                self._answer(first)
             except Exception as error:  # these requests fail; the next ones get their chance
-                if not isinstance(error, TrueupError):
-                    _log.exception("A batch of %d requests failed", len(batch))
-                    error = _failure(error)
-                for pending in batch:
-                    pending._fail(error)
-            finally:
-                self._running = []
+                self._fail(self._running, error)
 
-    def _take(self) -> list[Pending] | None:
-        """Requests for one batch, in order of arrival; None once closed."""
+    def _first(self) -> "dict[int, Pending] | None":
+        """Wait for requests to begin a batch with, and a moment for company; None once closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._is_closed)
             deadline = time.monotonic() + self._company_wait_s
@@ -235,43 +254,96 @@ class Engine:
                     break
             if self._is_closed:
                 return None
-            batch = [self._waiting.popleft()]
-            while self._waiting and self._fits([*batch, self._waiting[0]]):
-                batch.append(self._waiting.popleft())
-            self._running = [p for p in batch if p.answer.set_running_or_notify_cancel()]
-            return self._running
+            return self._take(
+                num_that_fit(
+                    (pending.request for pending in self._waiting),
+                    max_rows=self.max_batch_rows,
+                    max_places=MAX_BATCH_TOKENS,
+                )
+            )
 
     def _num_rows_waiting(self) -> int:
         return sum(pending.num_samples for pending in self._waiting)
 
-    def _fits(self, batch: list[Pending]) -> bool:
-        num_rows = sum(p.num_samples for p in batch)
-        width = max(len(p.prompt_ids) for p in batch) + max(p.sampling.max_tokens for p in batch)
-        return num_rows <= self.max_batch_rows and num_rows * width <= MAX_BATCH_TOKENS
+    def _take(self, num: int) -> "dict[int, Pending]":
+        """The first `num` who wait, by a key, those aside who left. The lock is held."""
+        taken = {}
+        for _ in range(min(num, len(self._waiting))):
+            pending = self._waiting.popleft()
+            if pending.answer.set_running_or_notify_cancel():
+                self._num_taken += 1
+                taken[self._num_taken] = pending
+        self._running |= taken
+        return taken
 
-    def _answer(self, batch: list[Pending]) -> None:
-        if not batch:
+    def _answer(self, first: "dict[int, Pending]") -> None:
+        """Run one batch until nobody is left in it."""
+        if not first:
             return
         served = self._follow_champion()
-        for pending in batch:
-            pending.weights = served.weights
-
-        def on_token(place: int, sample_idx: int, token_id: int, logprob: float) -> bool:
-            batch[place]._hear(sample_idx, token_id, logprob)
-            return batch[place].is_cancelled
-
-        def on_done(place: int, sample_idx: int, drawn: Drawn) -> None:
-            pending = batch[place]
-            pending._end(
-                sample_idx,
-                served.backbone.completion(
-                    drawn, pending.prompt_ids, served.weights, pending.sampling
-                ),
-            )
-
-        requests = [SampleRequest(p.prompt_ids, p.sampling, p.num_samples) for p in batch]
         with served.backbone.acting_as(served.role) as model:
-            sample(model, requests, eos_ids=self._eos_ids, on_token=on_token, on_done=on_done)
+            batch = Batch(
+                model,
+                eos_ids=self._eos_ids,
+                on_token=lambda key, *token: self._running[key]._hear(*token),
+                on_done=lambda key, *sample: self._end(served, key, *sample),
+                max_rows=self.max_batch_rows,
+                max_places=MAX_BATCH_TOKENS,
+            )
+            self._begin(batch, served, first)
+            is_open = True
+            while batch.num_rows:
+                with self._changed:
+                    num = batch.takes(p.request for p in self._waiting) if is_open else 0
+                if num and (is_open := self._is_current(served)):
+                    with self._changed:  # only those who came before the store was asked
+                        newcomers = self._take(num)
+                    self._begin(batch, served, newcomers)
+                batch.step()
+
+    def _begin(self, batch: Batch, served: "_Served", newcomers: "dict[int, Pending]") -> None:
+        """Have the batch take in newcomers. A prompt that fails fails those it came with."""
+        if not newcomers:
+            return
+        for pending in newcomers.values():
+            pending.weights = served.weights
+        try:
+            begun = batch.prefill([(key, p.request) for key, p in newcomers.items()])
+        except Exception as error:
+            self._fail(newcomers, error)
+        else:
+            batch.join(begun)
+
+    def _end(self, served: "_Served", key: int, sample_idx: int, drawn: Drawn) -> None:
+        """One completion has ended. What goes wrong with it is its own request's affair."""
+        pending = self._running[key]
+        pending._num_left -= 1
+        if not pending._num_left:
+            self._forget([key])
+        try:
+            completion = served.backbone.completion(
+                drawn, pending.prompt_ids, served.weights, pending.sampling
+            )
+        except Exception as error:
+            _log.exception("An answer was drawn and could not be written down")
+            pending.is_cancelled = True
+            pending._fail(_failure(error))
+        else:
+            pending._end(sample_idx, completion)
+
+    def _fail(self, requests: "dict[int, Pending]", error: Exception) -> None:
+        requests = dict(requests)
+        self._forget(requests)
+        if not isinstance(error, TrueupError):
+            _log.error("A batch of %d requests failed", len(requests), exc_info=error)
+            error = _failure(error)
+        for pending in requests.values():
+            pending._fail(error)
+
+    def _forget(self, keys: Iterable[int]) -> None:
+        with self._changed:
+            for key in keys:
+                self._running.pop(key, None)
 
     # --- following the champion -------------------------------------------------------------------
 
@@ -288,9 +360,7 @@ class Engine:
                     expected="a readable store",
                     next=error.next,
                 ) from error
-            if not self._warned_of_store:
-                _log.warning("The champion as last read goes on serving: %s (said once)", error)
-            self._warned_of_store = True
+            self._warn_of_store(error)
             return self._served
         if self._served and self._served.release_id == _id(release):
             return self._served
@@ -303,6 +373,21 @@ class Engine:
         role = ROLE if verified.adapter else None
         self._served = _Served(_id(release), verified.weights, role, verified.backbone)
         return self._served
+
+    def _is_current(self, served: "_Served") -> bool:
+        """False once another release serves, or what the store says of it makes no sense."""
+        try:
+            return _id(self._release()) == served.release_id
+        except StorageError as error:
+            self._warn_of_store(error)
+            return True
+        except ModelError:
+            return False
+
+    def _warn_of_store(self, error: StorageError) -> None:
+        if not self._warned_of_store:
+            _log.warning("The champion as last read goes on serving: %s (said once)", error)
+        self._warned_of_store = True
 
     def _release(self) -> Release | None:
         """The champion's release.
@@ -353,6 +438,10 @@ class _Verified(NamedTuple):
     weights: str
     adapter: Path | None
     backbone: Backbone
+
+
+def _nobody(_: Piece) -> None:
+    """Listens to a request that does not stream."""
 
 
 def _id(release: Release | None) -> str | None:

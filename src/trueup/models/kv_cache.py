@@ -62,6 +62,23 @@ class _GrowingLayer(DynamicLayer):
         )
         self._show()
 
+    def arrange(self, rows: Tensor, columns_BT: Tensor, room: int) -> None:
+        """Make a new buffer of these rows, each with these of its places."""
+        width = columns_BT.shape[1]
+        for name in ("key_room", "value_room"):
+            old: Tensor = getattr(self, name)
+            new = old.new_empty(len(rows), old.shape[1], room, old.shape[3])
+            new[:, :, :width] = old[rows[:, None], :, columns_BT].transpose(1, 2)
+            setattr(self, name, new)
+        self.room, self.filled = room, width
+        self._show()
+
+    def write_rows(self, rows: Tensor, other: "_GrowingLayer") -> None:
+        """Put all of another layer's rows in place of these, up to the last filled column."""
+        start = self.filled - other.filled
+        self.key_room[rows, :, start : self.filled] = other.key_room[:, :, : other.filled]
+        self.value_room[rows, :, start : self.filled] = other.value_room[:, :, : other.filled]
+
     def _picked(self, room: Tensor, rows: Tensor) -> Tensor:
         picked = room.new_empty(len(rows), *room.shape[1:])
         picked[:, :, : self.filled] = room[rows, :, : self.filled]
@@ -69,7 +86,7 @@ class _GrowingLayer(DynamicLayer):
 
 
 class GrowingCache(Cache):
-    """A key-value cache with room for `room` tokens a row; finished rows can be dropped."""
+    """A key-value cache with room for `room` tokens a row, whose rows come and go."""
 
     def __init__(self, room: int) -> None:
         make_layer: Any = lambda *_, **__: _GrowingLayer(room)  # noqa: E731
@@ -80,6 +97,32 @@ class GrowingCache(Cache):
         for layer in self.layers:
             assert isinstance(layer, _GrowingLayer)
             layer.keep_rows(rows)
+
+    @property
+    def width(self) -> int:
+        """Columns that are filled."""
+        return self.get_seq_length()
+
+    @property
+    def is_full(self) -> bool:
+        """True where there is no room for another token."""
+        return all(isinstance(one, _GrowingLayer) and one.filled == one.room for one in self.layers)
+
+    def arrange(self, rows: Tensor, columns_BT: Tensor, room: int) -> None:
+        """Keep these rows, and of row `rows[i]` the places `columns_BT[i]`, in this order.
+
+        Copies all that stays into a buffer with `room` places a row.
+        """
+        for layer in self.layers:
+            assert isinstance(layer, _GrowingLayer)
+            layer.arrange(rows, columns_BT, room)
+
+    def write_rows(self, rows: Tensor, other: "GrowingCache") -> None:
+        """Overwrite these rows with those of a cache that is no wider, right-aligned; what stood
+        to the left of them stays and is for the mask to hide. Shape of `rows`: (B',)."""
+        for layer, others in zip(self.layers, other.layers, strict=True):
+            assert isinstance(layer, _GrowingLayer) and isinstance(others, _GrowingLayer)
+            layer.write_rows(rows, others)
 
 
 def _attention(

@@ -14,6 +14,7 @@ nothing and is not run, unless a reward wants to stand on it.
 
 Neither will do where a layer looks back over a window, and counts its padding, or where it is
 checkpointed and keeps no cache: there every branch runs *alone* behind its own copy of the prompt.
+So it does in networks of a few thousand weights, where looking after rows is most of the work.
 """
 
 import math
@@ -37,6 +38,7 @@ TREE_FAMILIES = frozenset(
 
 ATTENTION_COST = 3.0  # measured: attention takes this many times its share of the operations
 SECOND_PASS = 1.15  # measured: what splitting one pass into prompt and branches costs
+ROW_COST = 5e6  # measured: operations that a row's own attention in the tree costs a layer
 
 
 class Branches(NamedTuple):
@@ -90,6 +92,8 @@ def cheaper_path(model: Any, rows: Sequence[Branches]) -> Path:
     if config._attn_implementation != ATTENTION:
         met = len(rows) * width**2  # another attention computes the whole square
     tree = len(rows) * width * token + met * look
+    if depth * len(rows) * ROW_COST > tree:
+        return "alone"  # so small a network that looping over its rows costs more than it
     cache = len(rows) * (prompt * token + prompt**2 * look)
     cache += len(branches) * (branch * token + branch * (prompt + branch) * look)
     return "tree" if tree <= SECOND_PASS * cache else "cache"

@@ -3,7 +3,7 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from statistics import fmean
@@ -54,10 +54,19 @@ class Fitted(NamedTuple):
     skipped: Counter[str]
 
 
-def fit_online(run: OnlineRun, prompts: Sequence[Prompt], held_out: Sequence[Prompt]) -> Fitted:
+def fit_online(
+    run: OnlineRun,
+    prompts: Sequence[Prompt],
+    held_out: Sequence[Prompt],
+    *,
+    after_batch: Callable[[int], None] = lambda _: None,
+) -> Fitted:
     """Let the policy learn from its own answers to these prompts, in place.
 
     Bitwise the same whether or not it was stopped and resumed in between (CPU).
+
+    Args:
+        after_batch: called after every batch with the number of batches done.
 
     Raises:
         TrainingError: loss or gradient is not finite, or the reward leaves too many answers
@@ -117,6 +126,7 @@ def fit_online(run: OnlineRun, prompts: Sequence[Prompt], held_out: Sequence[Pro
                     "rollout_seconds": drawn_s,
                 }
             )
+            after_batch(step + 1)
             advance(1)
             is_last = step + 1 == total
             if held_out and (is_last or (step + 1) % config.eval_every_steps == 0):

@@ -97,7 +97,7 @@ Messages = tuple[Message, ...]
 class Sampling(Value, _Grown):
     """How a completion was drawn. Temperature 0 is greedy; `seed` None is fresh randomness."""
 
-    later = ("top_k", "min_p", "stop")
+    later = ("top_k", "min_p", "stop", "best_of")
 
     temperature: float = Field(default=1.0, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
@@ -108,6 +108,8 @@ class Sampling(Value, _Grown):
     max_tokens: int = Field(default=256, ge=1)
     stop: tuple[str, ...] = ()
     """Strings that end the completion; its text ends before them."""
+    best_of: int = Field(default=1, ge=1)
+    """Of so many draws this one was picked by a judge."""
     seed: int | None = None
 
     @property
@@ -115,7 +117,7 @@ class Sampling(Value, _Grown):
         """True when tokens were drawn from the model's own distribution, so that the stored
         log-probs are those of the distribution that generated them."""
         is_whole = self.top_p == 1.0 and self.top_k == 0 and self.min_p == 0.0
-        return self.temperature == 1.0 and is_whole and not self.stop
+        return self.temperature == 1.0 and is_whole and not self.stop and self.best_of == 1
 
 
 class Completion(Value):

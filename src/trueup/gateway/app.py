@@ -22,11 +22,13 @@ from starlette.routing import Route
 
 from trueup.capture import CaptureConfig, Recorder
 from trueup.errors import ConfigError, TrueupError
+from trueup.gateway.best_of import BestOf
 from trueup.gateway.config import ServeConfig
 from trueup.gateway.errors import HANDLERS
 from trueup.gateway.feedback import FeedbackRoute
 from trueup.gateway.local import LocalChat
 from trueup.gateway.proxy import Upstream
+from trueup.judges import resolve
 from trueup.store import Store
 
 if TYPE_CHECKING:
@@ -62,8 +64,10 @@ def create_app(
     if upstream:
         routes.append(Route("/v1/chat/completions", upstream.chat, methods=["POST"]))
         routes.append(Route("/v1/{path:path}", upstream.forward, methods=METHODS))
-    elif engine:
-        local = LocalChat(engine, serve, recorder)
+    best_of = None
+    if engine and not upstream:
+        best_of = _best_of(serve)
+        local = LocalChat(engine, serve, recorder, best_of)
         routes.append(Route("/v1/chat/completions", local.complete, methods=["POST"]))
         routes.append(Route("/v1/models", local.models, methods=["GET"]))
         routes.append(Route("/v1/models/{name}", local.models, methods=["GET"]))
@@ -77,11 +81,20 @@ def create_app(
         finally:
             if upstream:
                 await upstream.close()
+            if best_of:  # what is still being picked is captured, so this comes first
+                await asyncio.to_thread(best_of.close)
             await asyncio.to_thread(recorder.close)
 
     app = Starlette(routes=routes, exception_handlers=HANDLERS, lifespan=lifespan)
     app.state.recorder = recorder
     return app
+
+
+def _best_of(serve: ServeConfig) -> BestOf | None:
+    if serve.best_of == 1:
+        return None
+    judge = resolve(serve.best_of_judge, endpoint=serve.best_of_endpoint)
+    return BestOf(judge, serve.best_of)
 
 
 class _Health:

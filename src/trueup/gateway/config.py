@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, model_validator
 
 from trueup.config import StageConfig, no_password
+from trueup.judges.config import EndpointConfig
 
 __all__ = ["ServeConfig"]
 
@@ -35,6 +36,25 @@ class ServeConfig(StageConfig):
     temperature: float = Field(default=1.0, ge=0, le=2)
     """For requests that name none. At 1 the stored log-probs are those of the distribution the
     answer was drawn from."""
+
+    best_of: int = Field(default=1, ge=1)
+    """Draws for each choice of an answer; the one that `best_of_judge` likes best is given. Streams
+    then come in one piece."""
+
+    best_of_judge: str = ""
+    """Who picks: a judge's name as in `label.judge`, `package.module:function` or an `http://`
+    address. What it picks is captured, so it also shapes what is trained on."""
+
+    best_of_endpoint: EndpointConfig = EndpointConfig()
+    """Where the `llm` judge lives; its key's variable and time limit also serve an address."""
+
+    @model_validator(mode="after")
+    def _somebody_picks(self) -> Self:
+        if self.best_of > 1 and not self.best_of_judge:
+            raise ValueError("best_of above 1 needs best_of_judge")
+        if self.best_of > 1 and self.upstream:
+            raise ValueError("best_of is for the local model: unset upstream, or best_of")
+        return self
 
     @model_validator(mode="after")
     def _upstream_is_a_url(self) -> Self:

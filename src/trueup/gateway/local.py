@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse, Response
 
 from trueup.capture import Recorder
 from trueup.gateway import chat
+from trueup.gateway.best_of import BestOf
 from trueup.gateway.body import as_object, read_body
 from trueup.gateway.chat import ChatRequest
 from trueup.gateway.config import ServeConfig
@@ -38,13 +39,20 @@ DONE = b"data: [DONE]\n\n"
 class LocalChat:
     """The routes that the local model answers."""
 
-    def __init__(self, engine: "Engine", serve: ServeConfig, recorder: Recorder) -> None:
+    def __init__(
+        self,
+        engine: "Engine",
+        serve: ServeConfig,
+        recorder: Recorder,
+        best_of: BestOf | None = None,
+    ) -> None:
         self._engine, self._serve, self._recorder = engine, serve, recorder
+        self._best_of = best_of
 
     async def complete(self, request: Request) -> Response:
         """`POST /v1/chat/completions`: one JSON object, or a stream of events."""
         asked = chat.parse_request(as_object(await read_body(request)), self._serve)
-        answer = _Answer(self._engine, self._serve, self._recorder, asked)
+        answer = _Answer(self._engine, self._serve, self._recorder, asked, self._best_of)
         return await (answer.stream(request) if asked.stream else answer.whole(request))
 
     async def models(self, request: Request) -> Response:
@@ -75,16 +83,24 @@ class _Answer:
     """One request on its way through the engine."""
 
     def __init__(
-        self, engine: "Engine", serve: ServeConfig, recorder: Recorder, asked: ChatRequest
+        self,
+        engine: "Engine",
+        serve: ServeConfig,
+        recorder: Recorder,
+        asked: ChatRequest,
+        best_of: BestOf | None,
     ) -> None:
         self._engine, self._serve, self._recorder, self._asked = engine, serve, recorder, asked
+        self._best_of = best_of
+        self._chosen: Future[list[Completion]] = Future()
+        """What is answered with: what was drawn, or the best of it."""
         self._id = f"chatcmpl-{uuid.uuid4().hex}"
         self._started = time.perf_counter()
 
     async def whole(self, request: Request) -> Response:
         pending = await self._submit(None)
         try:
-            completions = await or_gone(request, asyncio.wrap_future(pending.answer))
+            completions = await or_gone(request, asyncio.wrap_future(self._chosen))
         except ClientDisconnect:
             pending.cancel()
             raise
@@ -114,22 +130,28 @@ class _Answer:
             pending.cancel()
             raise
         if first is None:
-            pending.answer.result()  # nothing was said: it failed, and this raises why
+            self._chosen.result()  # nothing was said: it failed, and this raises why
         return ByteStream(self._events(pending, first, heard))
 
     async def _submit(self, tell: "Callable[[Piece | None], None] | None") -> "Pending":
         """Ask the engine; the capture is the first to hear how it ended."""
 
         def submit() -> "Pending":
+            best_of, asked = self._best_of, self._asked
+            draws = best_of.num_draws if best_of else 1
             pending = self._engine.submit(
-                self._asked.prompt,
-                self._asked.sampling,
-                num_samples=self._asked.num_samples,
-                on_piece=tell,
+                asked.prompt,
+                asked.sampling,
+                num_samples=asked.num_samples * draws,
+                on_piece=None if best_of else tell,
             )
-            pending.answer.add_done_callback(lambda answer: self._capture(pending, answer))
+            chosen = best_of.picked(asked.prompt, pending.answer) if best_of else pending.answer
+            self._chosen = chosen
+            chosen.add_done_callback(lambda answer: self._capture(pending, answer))
             if (say := tell) is not None:
-                pending.answer.add_done_callback(lambda _: _end(say))
+                if best_of:
+                    chosen.add_done_callback(lambda answer: _tell_whole(say, answer))
+                chosen.add_done_callback(lambda _: _end(say))
             return pending
 
         return await asyncio.to_thread(submit)  # a long prompt takes a while to become tokens
@@ -176,7 +198,7 @@ class _Answer:
                 for event in self._piece_events(head, piece):
                     yield event
                 piece = await heard.get()
-            if error := pending.answer.exception():
+            if error := self._chosen.exception():
                 yield error_event(
                     error if isinstance(error, Exception) else RuntimeError(str(error))
                 )
@@ -204,6 +226,18 @@ class _Answer:
                 _event(chat.chunk(head, piece.sample_idx, {}, finish_reason=piece.finish_reason))
             )
         return events
+
+
+def _tell_whole(tell: "Callable[[Piece | None], None]", answer: Future[list[Completion]]) -> None:
+    """Answers that could not be shown while they were drawn, each as one piece."""
+    from trueup.models.pieces import Piece
+
+    if answer.cancelled() or answer.exception():
+        return
+    for at, one in enumerate(answer.result()):
+        tokens, logprobs = one.token_ids or (), one.logprobs or ()
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the server has stopped
+            tell(Piece(at, one.text, tokens, logprobs, one.finish_reason))
 
 
 def _end(tell: Callable[[None], None]) -> None:

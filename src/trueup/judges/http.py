@@ -7,7 +7,9 @@ Texts go over, not tokens, so the server's model need not share ours. The key, w
 the environment, goes as a bearer token and is in no message.
 """
 
+import http.client
 import json
+import math
 import os
 import urllib.error
 import urllib.request
@@ -76,15 +78,18 @@ class HTTPJudge:
                 problem = f"HTTP {error.code}"
                 if error.code < 500 and error.code != 429:
                     break
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, http.client.HTTPException) as error:
                 problem = f"{type(error).__name__}: {error}"
         raise self._failure(problem)
 
     def _scores(self, said: bytes, wanted: int) -> tuple[float, ...]:
         try:
-            scores = tuple(float(score) for score in json.loads(said)["scores"])
-        except (ValueError, KeyError, TypeError):
+            told = json.loads(said)["scores"]
+            scores = tuple(float(score) for score in told)
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             raise self._failure(said[:80].decode(errors="replace")) from None
+        if not isinstance(told, list) or not all(map(math.isfinite, scores)):
+            raise self._failure(said[:80].decode(errors="replace"))
         if len(scores) != wanted:
             raise self._failure(f"{len(scores)} scores for {wanted} answers")
         return scores

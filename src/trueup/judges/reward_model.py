@@ -75,6 +75,10 @@ class RewardJudge:
         (scores,) = self.ensemble.step_scores([row], [ends], how=self.how, lam=self.lam)
         return [list(zip(*pair, strict=True)) for pair in zip(ends, scores, strict=True)]
 
+    def detach(self) -> None:
+        """Forget the members' adapters; nothing can be scored any more."""
+        self.ensemble.detach()
+
 
 def _line_ends(texts: Sequence[str]) -> list[int]:
     """Places of the tokens that hold a line's end, and of the last token."""

@@ -207,6 +207,9 @@ class Backbone:
             if len(self._model.peft_config) == 1:
                 self._model = self._model.unload()
             else:
+                if role in self._model.active_adapters:  # peft would warn that it picks another
+                    others = [one for one in self._model.peft_config if one != role]
+                    self._model.set_adapter(others[0])
                 self._model.delete_adapter(role)
 
     @contextmanager

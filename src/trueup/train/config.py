@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from trueup.config import StageConfig
-from trueup.train.online.config import OnlineConfig
+from trueup.train.online.config import OnlineConfig, kl_estimator, kl_in
 
 __all__ = ["ONLINE", "Allowed", "Method", "TrainConfig"]
 
@@ -214,7 +214,17 @@ class TrainConfig(StageConfig):
         online = self.online
         if self.method != "ppo" and online.num_samples < 2:
             raise ValueError(f"{self.method} compares answers: set online.num_samples to 2 or more")
+        if self.adapter == "full" and online.engine.kind == "vllm":
+            raise ValueError(
+                "a vllm engine loads adapters, not whole models: set adapter to 'lora', or "
+                "online.engine.kind to 'local'"
+            )
         if self.method == "rloo" and online.importance == "token":
             raise ValueError("rloo weighs whole answers: set online.importance to 'sequence'")
         if self.method != "ppo" and online.step_rewards:
             raise ValueError(f"{self.method} has one reward an answer: unset online.step_rewards")
+        if self.method == "online_dpo" and "auto" in (self.label_smoothing, self.alpha):
+            raise ValueError("'auto' is estimated from a data set's labels: online_dpo has none")
+        at = kl_in(self.method, online), kl_estimator(self.method, online)
+        if at == ("loss", "k1"):
+            raise ValueError("k1 in the loss has no gradient on average: use k2 or k3 there")

@@ -64,5 +64,6 @@ def load_state(
             optimizer.state[parameter] = {
                 key: tensors[f"{key}/{name}"].to("cpu" if key == "step" else parameter.device)
                 for key in ("step", "exp_avg", "exp_avg_sq")
+                if f"{key}/{name}" in tensors  # one that never had a gradient has none
             }
     return int(told["step"]), told["history"]

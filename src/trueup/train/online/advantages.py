@@ -95,7 +95,7 @@ def grpo_advantages(rewards_N: Tensor, *, eps: float = 1e-4) -> Tensor:
     easy, so the unit of the reward no longer sets the distance from the reference: there is no
     optimum ref * exp(reward / beta) that this approaches.
 
-    Worked example: 1, 2, 6 have deviation sqrt(7) and give -0.755900, -0.377950, 1.133850 (eps 0).
+    Worked example: 1, 2, 6 have deviation sqrt(7) and give -0.755929, -0.377964, 1.133893 (eps 0).
     """
     return (rewards_N - rewards_N.mean()) / (rewards_N.std() + eps)
 
@@ -103,6 +103,6 @@ def grpo_advantages(rewards_N: Tensor, *, eps: float = 1e-4) -> Tensor:
 def whiten(pieces: Sequence[Tensor], *, eps: float = 1e-8) -> list[Tensor]:
     """Advantages of a whole batch on mean 0 and deviation 1 over all tokens; the pieces keep
     their shapes. A batch of one token, or of equal ones, gives zeros."""
-    flat = torch.cat(list(pieces))
-    spread = flat.std(unbiased=False)
-    return [(one - flat.mean()) / (spread + eps) for one in pieces]
+    flat = torch.cat(list(pieces)).double()  # equal ones must not differ by their mean's rounding
+    mean, spread = flat.mean(), flat.std(unbiased=False)
+    return [((one - mean) / (spread + eps)).to(one.dtype) for one in pieces]

@@ -1,13 +1,43 @@
 """How a policy learns from its own answers."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from trueup.config import StageConfig
+from trueup.config import StageConfig, no_password
 from trueup.judges.config import EndpointConfig
 
-__all__ = ["OnlineConfig"]
+__all__ = ["EngineConfig", "Estimator", "OnlineConfig", "importance_of", "kl_estimator", "kl_in"]
+
+Estimator = Literal["k1", "k2", "k3"]
+
+
+class EngineConfig(StageConfig):
+    """What draws the rollouts. Fields but `kind` are for a server; its key comes from the
+    environment alone."""
+
+    kind: Literal["local", "vllm"] = "local"
+    """`local` draws on the network that trains. `vllm` asks a vLLM server that runs the same base
+    and loads the policy's adapter before every batch."""
+
+    base_url: Annotated[str, AfterValidator(no_password)] = "http://127.0.0.1:8000/v1"
+    """Everything before `/completions`. The server must see the project's folder under the same
+    path."""
+
+    adapter: str = Field(default="policy", min_length=1)
+    """Name under which the server holds the policy. Two runs on one server need two."""
+
+    api_key_env: str = "TRUEUP_ENGINE_API_KEY"
+    """Name of the environment variable that holds the key; unset means no key."""
+
+    timeout_s: float = Field(default=600.0, gt=0)
+    """Patience with all answers to one prompt."""
+
+    concurrency: int = Field(default=64, ge=1)
+    """Prompts in flight at once. The server batches them; more than it runs only wait there."""
+
+    max_retries: int = Field(default=2, ge=0)
+    """Further tries after a failed request."""
 
 
 class OnlineConfig(StageConfig):
@@ -62,7 +92,7 @@ class OnlineConfig(StageConfig):
     kl_in: Literal["reward", "loss"] | None = None
     """Where the price is paid. By default in the reward for PPO and RLOO, in the loss for GRPO."""
 
-    kl_estimator: Literal["k1", "k2", "k3"] | None = None
+    kl_estimator: Estimator | None = None
     """How a nat is estimated. By default k1 in the reward, k3 in the loss as GRPO has it. k3 in the
     loss pulls towards another optimum, k2 towards the usual one; k1 in the loss pulls nowhere."""
 
@@ -113,9 +143,13 @@ class OnlineConfig(StageConfig):
     loss: Literal["dpo", "ipo", "ipo_norm", "hinge", "ln_dpo", "rdpo", "rpo", "dpop"] = "dpo"
     """Online DPO: what is minimised on the best and the worst answer to a prompt."""
 
-    importance: Literal["none", "token", "sequence"] = "none"
+    engine: EngineConfig = EngineConfig()
+    """What draws the rollouts."""
+
+    importance: Literal["none", "token", "sequence"] | None = None
     """Corrects for an engine whose log-probs differ from the trainer's: each token's (or whole
-    answer's) loss is weighed by trainer / engine probability, truncated at `importance_cap`."""
+    answer's) loss is weighed by trainer / engine probability, truncated at `importance_cap`. By
+    default `none` with the local engine, with a server `token`, for RLOO `sequence`."""
 
     importance_cap: float = Field(default=2.0, ge=1)
     """Largest importance weight."""
@@ -133,11 +167,29 @@ class OnlineConfig(StageConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.kl_in == "loss" and self.kl_estimator == "k1":
-            raise ValueError("k1 in the loss has no gradient on average: use k2 or k3 there")
+        if self.kl_target is not None and self.kl_coef == 0:
+            raise ValueError("kl_target adapts kl_coef, which starts above 0")
         if self.minibatches > self.prompts_per_step:
             raise ValueError(
                 f"{self.minibatches} minibatches cannot be cut from "
                 f"{self.prompts_per_step} prompts_per_step"
             )
         return self
+
+
+def kl_in(method: str, config: OnlineConfig) -> str:
+    """Where the price of leaving the reference is paid: what the settings say, or what the method's
+    paper does."""
+    return config.kl_in or ("loss" if method in ("grpo", "dr_grpo") else "reward")
+
+
+def kl_estimator(method: str, config: OnlineConfig) -> Estimator:
+    """How a nat is estimated there."""
+    return config.kl_estimator or ("k3" if kl_in(method, config) == "loss" else "k1")
+
+
+def importance_of(method: str, config: OnlineConfig) -> Literal["none", "token", "sequence"]:
+    """How a foreign engine is corrected for: what the settings say, or what the method allows."""
+    if config.importance is None and config.engine.kind != "local":
+        return "sequence" if method == "rloo" else "token"
+    return config.importance or "none"

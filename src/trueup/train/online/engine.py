@@ -1,11 +1,27 @@
 """The policy itself as the engine that draws its rollouts."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from trueup.records import Completion, Messages, Sampling
 from trueup.train.policy import Policy
 
-__all__ = ["LocalEngine"]
+__all__ = ["Engine", "LocalEngine"]
+
+
+class Engine(Protocol):
+    """An engine that a run follows from batch to batch, see `rollouts.Draw`."""
+
+    weights: str
+    """Name that completions carry; whoever moves the policy gives it another."""
+
+    def __call__(
+        self, prompts: Sequence[Messages], sampling: Sampling, num_samples: int
+    ) -> list[list[Completion]]: ...
+
+    def end(self) -> None:
+        """Give back what it holds."""
+        ...
 
 
 class LocalEngine:
@@ -27,3 +43,6 @@ class LocalEngine:
                 weights=self.weights,
                 num_samples=num_samples,
             )
+
+    def end(self) -> None:
+        """It holds nothing of its own."""

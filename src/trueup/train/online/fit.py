@@ -9,19 +9,19 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from trueup.errors import TrainingError
+from trueup.errors import TrainingError, UpstreamError
 from trueup.progress import task
 from trueup.train.config import TrainConfig
 from trueup.train.data import Row, order
 from trueup.train.objectives import Objective, Preference
 from trueup.train.online.critic import Critic
-from trueup.train.online.engine import LocalEngine
+from trueup.train.online.engine import Engine
 from trueup.train.online.objectives import PolicyObjective, ValueObjective
 from trueup.train.online.pairs import OwnPairs
 from trueup.train.online.rollouts import Group, Prompt, Rollouts
 from trueup.train.online.shaping import Shaping
 from trueup.train.policy import Policy
-from trueup.train.reference import Reference
+from trueup.train.reference import NoReference, Reference
 from trueup.train.schedule import learning_rate
 from trueup.train.state import load_state, save_state
 from trueup.train.step import Metrics, Stepper, mean_figures
@@ -29,6 +29,7 @@ from trueup.train.workers import Workers
 
 __all__ = ["OnlineRun", "fit_online"]
 
+SKIPPED, MEASURED = "skipped: ", "answer_tokens"  # names in the history
 HELD_OUT_SEED = 999_983  # answers to held-out prompts: the same randomness at every measurement
 
 
@@ -36,7 +37,7 @@ class OnlineRun(NamedTuple):
     """What a run works with."""
 
     policy: Policy
-    engine: LocalEngine
+    engine: Engine
     rollouts: Rollouts
     reference: Reference
     critic: Critic | None
@@ -70,7 +71,7 @@ def fit_online(
 
     Raises:
         TrainingError: loss or gradient is not finite, or the reward leaves too many answers
-            unscored. The state before that batch is saved first.
+            unscored; then all that was done before it asked is saved first.
     """
     config, online = run.config, run.config.online
     parameters = run.policy.parameters | (run.critic.parameters if run.critic else {})
@@ -79,31 +80,34 @@ def fit_online(
     kept = shaping.kept | run.policy.average
     total = num_steps(len(prompts), config)
     done, history = load_state(run.folder, parameters, stepper.optimizer, kept)
-    skipped, stopped = Counter[str](), None
+    stopped = None
 
     def save(step: int) -> None:
         save_state(run.folder, step, parameters, stepper.optimizer, history, kept)
 
-    with run.policy.acting() as model, task("train", total) as advance:
+    with run.policy.acting(), task("train", total) as advance:
         advance(done)
-        for step in range(done, total):
-            started = time.perf_counter()
-            picked = _pick(prompts, step, config)
+        for step in range(done, total + 1):
             run.engine.weights = f"{run.folder.name}@{step}"
             try:
+                if held_out and _is_due(step, total, config):
+                    stopped = _look(run, held_out, history, is_last=step == total)
+                if stopped or step == total:
+                    break
+                started = time.perf_counter()
+                picked = _pick(prompts, step, config)
                 seed = config.seed * 1_000_003 + step
                 groups, left_out = run.rollouts.groups(picked, seed=seed, name=f"step-{step}")
-            except TrainingError:
-                save(step)
+            except (TrainingError, UpstreamError):
+                if step:
+                    save(step)
                 raise
-            skipped += left_out
             drawn_s = time.perf_counter() - started
 
             # what the answers are worth, as those who drew them saw it
             if run.critic:
                 run.critic.fill(groups, stepper.tokens_per_batch)
-            if config.method != "online_dpo":
-                shaping.fill(groups)
+            shaping.fill(groups)
             coef = shaping.price.coef
             shaping.price.heed(_mean([kl for g in groups for kl in g.kl()]), _answers(groups))
 
@@ -114,14 +118,15 @@ def fit_online(
                 warmup=config.warmup,
                 schedule=config.schedule,
             )
-            taken = _learn(run, stepper, model, groups, coef, rate, step + 1)
+            taken = _learn(run, stepper, shaping, groups, coef, rate, step + 1)
 
             history.append(
                 {"step": step + 1, "learning_rate": rate, "kl_coef": coef}
-                | _told(groups, shaping)
+                | _told(groups, shaping, run)
                 | taken
                 | {
                     "prompts_skipped": float(sum(left_out.values())),
+                    **{f"{SKIPPED}{reason}": float(count) for reason, count in left_out.items()},
                     "seconds": time.perf_counter() - started,
                     "rollout_seconds": drawn_s,
                 }
@@ -129,20 +134,11 @@ def fit_online(
             after_batch(step + 1)
             advance(1)
             is_last = step + 1 == total
-            if held_out and (is_last or (step + 1) % config.eval_every_steps == 0):
-                measured = _measure(run, held_out)
-                history[-1] |= measured
-                stopped = None if is_last else _stop(config, measured)
-            if stopped:
-                break
-            if (
-                config.save_every_steps
-                and (step + 1) % config.save_every_steps == 0
-                and not is_last
-            ):
+            every = config.save_every_steps
+            if every and (step + 1) % every == 0 and not is_last:
                 save(step + 1)
     stepper.end()
-    return Fitted(history, stopped, skipped)
+    return Fitted(history, stopped, _all_skipped(history))
 
 
 def num_steps(num_prompts: int, config: TrainConfig) -> int:
@@ -163,7 +159,7 @@ def _pick(prompts: Sequence[Prompt], step: int, config: TrainConfig) -> list[Pro
 def _learn(
     run: OnlineRun,
     stepper: Stepper,
-    model: Any,
+    shaping: Shaping,
     groups: Sequence[Group],
     kl_coef: float,
     rate: float,
@@ -171,7 +167,7 @@ def _learn(
 ) -> Metrics:
     """Every update of one batch; metrics are means over them, of the first under `first_…`."""
     online = run.config.online
-    rows, parts = _objectives(run, groups, kl_coef)
+    rows, parts = _objectives(run, shaping, groups, kl_coef)
     taken: list[Metrics] = []
     if not rows:
         return {"updates": 0.0}
@@ -187,12 +183,12 @@ def _learn(
 
 
 def _objectives(
-    run: OnlineRun, groups: Sequence[Group], kl_coef: float
+    run: OnlineRun, shaping: Shaping, groups: Sequence[Group], kl_coef: float
 ) -> tuple[list[Row], list[Objective]]:
     """The rows to learn on, and what is minimised on them."""
     config, by_row = run.config, {group.row.id: group for group in groups}
     if config.method == "online_dpo":
-        pairs = OwnPairs(groups)
+        pairs = OwnPairs(groups, [shaping.rewards(group) for group in groups])
         loss = config.model_copy(update={"method": config.online.loss})
         return pairs.rows, [Preference(loss, pairs)]
     shared = run.critic if run.critic and run.critic.shares_states else None
@@ -236,7 +232,7 @@ def _over(taken: Sequence[Metrics]) -> Metrics:
 # --- what to log --------------------------------------------------------------------------------
 
 
-def _told(groups: Sequence[Group], shaping: Shaping) -> Metrics:
+def _told(groups: Sequence[Group], shaping: Shaping, run: OnlineRun) -> Metrics:
     if not groups:
         return {"answers": 0.0}
     tokens = [len(old) for group in groups for old in group.old_logprobs]
@@ -244,19 +240,48 @@ def _told(groups: Sequence[Group], shaping: Shaping) -> Metrics:
     flat = [max(g.scores) == min(g.scores) for g in groups]
     ended = [c.finish_reason == "stop" for group in groups for c in group.completions]
     empty = [not c.text.strip() for group in groups for c in group.completions]
-    return {
+    told = {
         "answers": float(len(scores)),
         "score": fmean(scores),
         "reward": fmean(one for group in groups for one in shaping.rewards(group)),
-        "kl": fmean(kl for group in groups for kl in group.kl()),
         # the mean surprise of one's own samples estimates the entropy without bias
         "entropy": -sum(float(old.sum()) for g in groups for old in g.old_logprobs) / sum(tokens),
         "tokens": fmean(tokens),
         "ended_rate": fmean(ended),
         "empty_rate": fmean(empty),
         "equal_scores_rate": fmean(flat),
-        "weight": fmean(float(one.mean()) for group in groups for one in group.weights),
     }
+    # what nobody measured is left out, not 0
+    if not isinstance(run.reference, NoReference):
+        told["kl"] = fmean(kl for group in groups for kl in group.kl())
+    if run.config.online.importance not in (None, "none"):
+        told["weight"] = fmean(float(one.mean()) for group in groups for one in group.weights)
+        told["engine_kl"] = fmean(kl for group in groups for kl in group.engine_kl())
+    return told
+
+
+def _all_skipped(history: Sequence[Metrics]) -> Counter[str]:
+    """The prompts that batches left out, of a resumed run from the beginning."""
+    found = Counter[str]()
+    for batch in history:
+        for name, count in batch.items():
+            if name.startswith(SKIPPED):
+                found[name.removeprefix(SKIPPED)] += int(count)
+    return found
+
+
+def _is_due(step: int, total: int, config: TrainConfig) -> bool:
+    return step > 0 and (step == total or step % config.eval_every_steps == 0)
+
+
+def _look(
+    run: OnlineRun, held_out: Sequence[Prompt], history: list[Metrics], *, is_last: bool
+) -> str | None:
+    """Measure the policy as it is, unless that was done before the run was stopped; says why the
+    training should end here, if it should."""
+    if MEASURED not in history[-1]:
+        history[-1] |= _measure(run, held_out)
+    return None if is_last else _stop(run.config, history[-1])
 
 
 def _measure(run: OnlineRun, held_out: Sequence[Prompt]) -> Metrics:
@@ -267,11 +292,13 @@ def _measure(run: OnlineRun, held_out: Sequence[Prompt]) -> Metrics:
     groups, _ = run.rollouts.groups(asked, seed=HELD_OUT_SEED, name="held-out")
     if not groups:
         return {}
-    return {
+    measured = {
         "held_out_score": fmean(score for group in groups for score in group.scores),
-        "answer_kl": fmean(kl for group in groups for kl in group.kl()),
-        "answer_tokens": fmean(len(old) for group in groups for old in group.old_logprobs),
+        MEASURED: fmean(len(old) for group in groups for old in group.old_logprobs),
     }
+    if not isinstance(run.reference, NoReference):
+        measured["answer_kl"] = fmean(kl for group in groups for kl in group.kl())
+    return measured
 
 
 def _stop(config: TrainConfig, measured: Metrics) -> str | None:

@@ -14,11 +14,9 @@ from trueup.models.logprobs import completion_values, rate_completions
 from trueup.models.value import ValueHead
 from trueup.train.data import Row
 from trueup.train.losses import clipped_policy_loss, clipped_value_loss, kl_estimate
-from trueup.train.losses.kl import Estimator
 from trueup.train.objectives import Figures
-from trueup.train.online.config import OnlineConfig
+from trueup.train.online.config import Estimator, OnlineConfig, kl_estimator, kl_in
 from trueup.train.online.rollouts import Group
-from trueup.train.online.shaping import kl_estimator, kl_in
 
 __all__ = ["Answer", "AnswerLoss", "PolicyObjective", "ValueObjective", "answer_loss"]
 
@@ -47,10 +45,10 @@ class AnswerLoss(NamedTuple):
 def answer_loss(method: str, answer: Answer, config: OnlineConfig, kl_coef: float) -> AnswerLoss:
     """The policy's loss on one answer.
 
-        ppo      sum over tokens of  w * clipped(r_t, A_t)           over all tokens of the step
-        rloo     clipped(product of r_t, A)  times w                 over all answers
-        grpo     mean over tokens of  w * clipped(r_t, A) + KL       over all answers
-        dr_grpo  sum over tokens of   w * clipped(r_t, A) + KL       over answers times max_tokens
+        ppo      sum over tokens of  w * clipped(r_t, A_t)             over all tokens of the step
+        rloo     clipped(product of r_t, A)  times w                   over all answers
+        grpo     mean over tokens of  w * (clipped(r_t, A) + KL)       over all answers
+        dr_grpo  sum over tokens of   w * (clipped(r_t, A) + KL)       over answers times max_tokens
 
     PPO: Schulman et al. 2017. RLOO: Ahmadian et al. 2024, the whole answer as one action. GRPO:
     Shao et al. 2024, Eq. 3, whose mean over an answer's own tokens makes long wrong answers
@@ -58,8 +56,9 @@ def answer_loss(method: str, answer: Answer, config: OnlineConfig, kl_coef: floa
     caller's divisor, see `PolicyObjective.total`.
 
     With the price of the reference in the loss, `kl_coef` times the estimate joins every token's
-    loss; for RLOO the estimate is that of the whole answer. A price a token does not feel what it
-    does to the tokens behind it; one in the reward does.
+    loss, an entropy bonus likewise; for RLOO the estimate is that of the whole answer. Importance
+    weights stand on all of it: the price, too, is one on the policy's answers, not the engine's.
+    A price a token does not feel what it does to the tokens behind it; one in the reward does.
     """
     low, high = config.clip_low, config.clip_high
     in_loss = kl_in(method, config) == "loss" and kl_coef > 0
@@ -70,12 +69,13 @@ def answer_loss(method: str, answer: Answer, config: OnlineConfig, kl_coef: floa
     # an answer's own advantage and weight stand on every token of it
     weights, advantages = answer.weights[: len(logprobs)], answer.advantages[: len(logprobs)]
     policy = clipped_policy_loss(logprobs, old, advantages, clip_low=low, clip_high=high)
-    each = weights * policy.losses
+    each = policy.losses
     if in_loss:
         each = each + kl_coef * kl_estimate(logprobs, ref, estimator)
     if answer.entropies is not None:
         bonus = config.entropy_coef * answer.entropies
         each = each - (bonus.sum() if method == "rloo" else bonus)
+    each = weights * each
     loss = each.mean() if method == "grpo" else each.sum()
     return AnswerLoss(loss, policy.ratios, policy.is_clipped)
 

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from trueup.errors import ConfigError, TrainingError
 from trueup.judges import Judge, resolve
@@ -31,6 +31,11 @@ class Scored(NamedTuple):
     scores: tuple[float, ...]
     steps: list[list[tuple[int, float]]] | None = None
     """See `rollouts.Group.step_scores`."""
+
+
+@runtime_checkable
+class _Detachable(Protocol):
+    def detach(self) -> None: ...
 
 
 class Reward:
@@ -60,7 +65,7 @@ class Reward:
         found: list[Scored | None] = []
         skipped, last = Counter[str](), ""
         for one, answers in zip(said, drawn, strict=True):
-            problem = one if isinstance(one, str) else _problem(one, len(answers))
+            problem = one if isinstance(one, str) else _problem(one, answers)
             if isinstance(one, str) or problem:
                 skipped[f"reward: {problem.partition(':')[0]}"] += 1
                 last = problem
@@ -78,11 +83,20 @@ class Reward:
         return found, skipped
 
     def _ask(self, prompt: Messages, answers: Sequence[Completion]) -> Scored:
-        scores = tuple(self.judge.rank(prompt, answers).scores)
+        scores = tuple(float(score) for score in self.judge.rank(prompt, answers).scores)
         if not self.config.step_rewards:
             return Scored(scores)
         step_scores: Callable[..., Any] = self.judge.step_scores  # type: ignore[attr-defined]
-        return Scored(scores, step_scores(prompt, answers))
+        steps = [
+            [(int(place), float(score)) for place, score in of_answer]
+            for of_answer in step_scores(prompt, answers)
+        ]
+        return Scored(scores, steps)
+
+    def end(self) -> None:
+        """Give back what a reward checkpoint holds on the shared network."""
+        if isinstance(self.judge, _Detachable):
+            self.judge.detach()
 
 
 def resolve_reward(store: Store, config: OnlineConfig, champion: StoredModel) -> Reward:
@@ -117,12 +131,21 @@ def resolve_reward(store: Store, config: OnlineConfig, champion: StoredModel) ->
     return Reward(judge, config)
 
 
-def _problem(said: Scored, wanted: int) -> str:
-    if len(said.scores) != wanted:
-        return f"wrong number of scores: {len(said.scores)} for {wanted} answers"
-    steps = [score for of_answer in said.steps or [] for _, score in of_answer]
-    if not all(math.isfinite(score) for score in (*said.scores, *steps)):
+def _problem(said: Scored, answers: Sequence[Completion]) -> str:
+    if len(said.scores) != len(answers):
+        return f"wrong number of scores: {len(said.scores)} for {len(answers)} answers"
+    if not all(math.isfinite(score) for score in said.scores):
         return "a score is not finite"
+    if said.steps is None:
+        return ""
+    if len(said.steps) != len(answers):
+        return f"wrong number of step scores: of {len(said.steps)} for {len(answers)} answers"
+    for steps, answer in zip(said.steps, answers, strict=True):
+        places = [place for place, _ in steps]
+        if not steps or places != sorted({*places} & {*range(len(answer.token_ids or ()))}):
+            return f"a step ends outside its answer: {places}"
+        if not all(math.isfinite(score) for _, score in steps):
+            return "a score is not finite"
     return ""
 
 

@@ -19,7 +19,9 @@ from trueup.models.logprobs import completion_logprobs
 from trueup.models.shared_prompt import Branches
 from trueup.records import Completion, Messages, Sampling, content_hash
 from trueup.train.data import Row, split
+from trueup.train.losses import kl_estimate
 from trueup.train.online.config import OnlineConfig
+from trueup.train.online.gap import engine_gap, need_near
 from trueup.train.online.rewards import Reward
 from trueup.train.reference import NoReference, Reference
 
@@ -52,6 +54,8 @@ class Group:
     """Of each answer's steps: the token that ends one, and what the answer is worth up to there."""
     old_logprobs: list[Tensor]
     """Under the policy that drew them."""
+    engine_logprobs: list[Tensor]
+    """The same as the engine gave them."""
     ref_logprobs: list[Tensor]
     weights: list[Tensor]
     """Importance weights; 1 where engine and trainer agree."""
@@ -65,11 +69,13 @@ class Group:
 
     def kl(self) -> list[float]:
         """Of each answer, k3 against the reference, in nats."""
-        found = []
-        for old, ref in zip(self.old_logprobs, self.ref_logprobs, strict=True):
-            log_r = ref - old
-            found.append(float((log_r.exp() - 1 - log_r).sum()))
-        return found
+        pairs = zip(self.old_logprobs, self.ref_logprobs, strict=True)
+        return [float(kl_estimate(old, ref, "k3").sum()) for old, ref in pairs]
+
+    def engine_kl(self) -> list[float]:
+        """Of each answer, k3 of what drew it against the policy, in nats a token."""
+        pairs = zip(self.engine_logprobs, self.old_logprobs, strict=True)
+        return [float(kl_estimate(engine, old, "k3").mean()) for engine, old in pairs]
 
 
 class Rollouts:
@@ -88,6 +94,7 @@ class Rollouts:
         """`acting` makes the network the policy, for engines whose log-probs are not trusted."""
         self.draw, self.acting, self.reference = draw, acting, reference
         self.reward, self.config, self.tokens_per_batch = reward, config, tokens_per_batch
+        self.importance = config.importance or "none"
 
     def groups(
         self, prompts: Sequence[Prompt], *, seed: int, name: str
@@ -104,16 +111,14 @@ class Rollouts:
         Raises:
             TrainingError: more than `max_skip_rate` of the prompts stay without a score.
         """
-        sampling = Sampling(max_tokens=self.config.max_tokens, seed=seed)
-        drawn = self.draw([p.messages for p in prompts], sampling, self.config.num_samples)
-        scored, skipped = self.reward.score([p.messages for p in prompts], drawn)
-        rows = [
-            _row(f"{name}/{at}", prompt, answers)
-            for at, (prompt, answers) in enumerate(zip(prompts, drawn, strict=True))
-        ]
+        rows = self.rows(prompts, seed=seed, name=name)
+        messages = [p.messages for p in prompts]
+        scored, skipped = self.reward.score(messages, [row.completions for row in rows])
         kept = [at for at, one in enumerate(scored) if one is not None]
         refs = self._reference([rows[at] for at in kept])
         trainer = self._trainer([rows[at] for at in kept])
+        if trainer and self.config.engine.kind != "local":
+            need_near(engine_gap([rows[at] for at in kept], trainer))
         groups = []
         for at in kept:
             row, scores = rows[at], scored[at]
@@ -126,25 +131,37 @@ class Rollouts:
                     scores=list(scores.scores),
                     step_scores=scores.steps,
                     old_logprobs=old,
+                    engine_logprobs=engine,
                     ref_logprobs=refs[row.id],
                     weights=[
-                        importance_weights(a, b, self.config.importance, self.config.importance_cap)
+                        importance_weights(a, b, self.importance, self.config.importance_cap)
                         for a, b in zip(old, engine, strict=True)
                     ],
                 )
             )
         return groups, skipped
 
+    def rows(self, prompts: Sequence[Prompt], *, seed: int, name: str) -> list[Row]:
+        """The answers alone, which nobody has scored."""
+        sampling = Sampling(max_tokens=self.config.max_tokens, seed=seed)
+        drawn = self.draw([p.messages for p in prompts], sampling, self.config.num_samples)
+        return [
+            _row(f"{name}/{at}", prompt, answers)
+            for at, (prompt, answers) in enumerate(zip(prompts, drawn, strict=True))
+        ]
+
     def _reference(self, rows: Sequence[Row]) -> dict[str, list[Tensor]]:
         if isinstance(self.reference, NoReference):
             return {row.id: [torch.tensor(c.logprobs) for c in row.completions] for row in rows}
         return self.reference.compute(rows)
 
-    @torch.no_grad()
     def _trainer(self, rows: Sequence[Row]) -> dict[str, list[Tensor]]:
         """The policy's own log-probs, where the engine's are corrected for."""
-        if self.config.importance == "none":
-            return {}
+        return {} if self.importance == "none" else self.policy_logprobs(rows)
+
+    @torch.no_grad()
+    def policy_logprobs(self, rows: Sequence[Row]) -> dict[str, list[Tensor]]:
+        """Of the rows' answers as the policy's own network has them, by row id."""
         found: dict[str, list[Tensor]] = {}
         with self.acting() as model:
             for group in split(rows, tokens_per_batch=self.tokens_per_batch):

@@ -1,8 +1,9 @@
 """The step from prompts to a checkpoint, by way of the policy's own answers."""
 
 from collections.abc import Callable
+from pathlib import Path
 
-from trueup.errors import ConfigError
+from trueup.errors import ConfigError, TrainingError
 from trueup.models.stored import StoredModel
 from trueup.records import Checkpoint, Dataset, Messages, TrainingRun
 from trueup.store import Store
@@ -10,9 +11,11 @@ from trueup.train.anchor import moving, reference_model
 from trueup.train.config import TrainConfig
 from trueup.train.identity import check_identity
 from trueup.train.keep import keep_policy
+from trueup.train.online.config import importance_of
 from trueup.train.online.critic import Critic
-from trueup.train.online.engine import LocalEngine
+from trueup.train.online.engine import Engine, LocalEngine
 from trueup.train.online.fit import OnlineRun, fit_online
+from trueup.train.online.gap import check_engine, engine_gap
 from trueup.train.online.prompts import prompts_of, sides
 from trueup.train.online.rewards import Reward
 from trueup.train.online.rollouts import Prompt, Rollouts
@@ -45,18 +48,22 @@ def run_online(
     Keeps:   for every batch score, KL, entropy, length, clip rate, skipped prompts.
     Killed:  the next call resumes from the last saved batch, to the same weights (bitwise on CPU).
     Stops:   IdentityError if the policy's first answers do not have the log-probs that the trainer
-             computes for them; TrainingError if the reward fails too often, ready to be resumed.
+             computes for them; TrainingError if the reward fails too often or a server's log-probs
+             leave the policy's, UpstreamError if it is down, both ready to be resumed.
     Cost:    a batch is one draw, one pass of the reference and about 3 an update; with PPO one more
              for the values.
     """
     _need_one_process()
+    config = _settled(config)
     prompts, skipped = prompts_of(store, config, dataset, champion.backbone, is_held_out)
     ours, held_out = sides(prompts, config.eval_share)
+    _need_both_sides(ours, held_out, config)
     policy = Policy.start(champion, config)
-    rollouts, engine = _rollouts(store, config, champion, policy, reward)
-    identity = _check(champion, policy, rollouts, engine, ours or held_out, config)
-    critic = Critic.start(champion, policy, config) if config.method == "ppo" else None
     folder = store.folder / "runs" / record.id
+    engine = _engine(config, champion, policy, folder / "engine")
+    rollouts = _rollouts(store, config, champion, policy, engine, reward)
+    identity = _check(champion, policy, rollouts, ours, config)
+    critic = Critic.start(champion, policy, config) if config.method == "ppo" else None
     folder.mkdir(parents=True, exist_ok=True)
     run = OnlineRun(policy, engine, rollouts, rollouts.reference, critic, config, folder)
     fitted = fit_online(run, ours, held_out)
@@ -75,42 +82,93 @@ def run_online(
     policy.end()
     if critic:
         critic.end()
+    engine.end()
+    reward.end()
     return checkpoint
 
 
+def _settled(config: TrainConfig) -> TrainConfig:
+    """With the correction that the engine calls for."""
+    importance = importance_of(config.method, config.online)
+    online = config.online.model_copy(update={"importance": importance})
+    return config.model_copy(update={"online": online})
+
+
+def _engine(config: TrainConfig, champion: StoredModel, policy: Policy, folder: Path) -> Engine:
+    engine = config.online.engine
+    if engine.kind == "local":
+        return LocalEngine(policy, champion.weights)
+    from trueup.models.vllm import VLLMServer
+    from trueup.train.online.vllm import VLLMEngine
+
+    server = VLLMServer(
+        engine.base_url,
+        api_key_env=engine.api_key_env,
+        timeout_s=engine.timeout_s,
+        concurrency=engine.concurrency,
+        max_retries=engine.max_retries,
+    )
+    return VLLMEngine(policy, champion.weights, server, folder, adapter=engine.adapter)
+
+
 def _rollouts(
-    store: Store, config: TrainConfig, champion: StoredModel, policy: Policy, reward: Reward
-) -> tuple[Rollouts, LocalEngine]:
+    store: Store,
+    config: TrainConfig,
+    champion: StoredModel,
+    policy: Policy,
+    engine: Engine,
+    reward: Reward,
+) -> Rollouts:
     tokens_per_batch = budget(config, policy.backbone.device)
     reference: FixedReference | MovingReference | NoReference
-    if config.online.kl_coef == 0 and config.method != "online_dpo":
+    measured_against = config.method == "online_dpo" or config.max_kl is not None
+    if config.online.kl_coef == 0 and not measured_against:
         reference = NoReference()
     elif config.reference == "ema":
         reference = moving(policy, config, tokens_per_batch)
     else:
         model = reference_model(store, config, champion)
         reference = FixedReference(model.acting, model.weights, tokens_per_batch=tokens_per_batch)
-    engine = LocalEngine(policy, champion.weights)
-    rollouts = Rollouts(
+    return Rollouts(
         engine, policy.acting, reference, reward, config.online, tokens_per_batch=tokens_per_batch
     )
-    return rollouts, engine
 
 
 def _check(
     champion: StoredModel,
     policy: Policy,
     rollouts: Rollouts,
-    engine: LocalEngine,
     prompts: list[Prompt],
     config: TrainConfig,
 ) -> dict[str, float]:
-    """The identity gate on answers drawn now: a fresh policy is the champion, so what it draws
-    carries the champion's name, and sampler, kernel and a plain pass must agree on it."""
-    groups, _ = rollouts.groups(prompts[:NUM_CHECKED], seed=config.seed, name="identity")
-    if not groups:
-        return {}
-    return check_identity(champion, policy.acting, [g.row for g in groups], config)
+    """The identity gate on answers drawn now. A fresh policy is the champion, so what it draws
+    itself carries the champion's name, and sampler, kernel and a plain pass must agree on it. A
+    server's answers carry another name; how far its log-probs are off is measured here."""
+    rows = rollouts.rows(prompts[:NUM_CHECKED], seed=config.seed, name="identity")
+    figures = check_identity(champion, policy.acting, rows, config)
+    if config.online.engine.kind != "local":
+        gap = engine_gap(rows, rollouts.policy_logprobs(rows))
+        figures |= check_engine(gap, rollouts.importance)
+    return figures
+
+
+def _need_both_sides(ours: list[Prompt], held_out: list[Prompt], config: TrainConfig) -> None:
+    """A run without prompts learns nothing; a line that nothing is measured against stops
+    nothing."""
+    if not ours:
+        raise TrainingError(
+            "Every prompt is held out, so there is none to learn on",
+            got=f"{len(held_out)} prompts, train.eval_share = {config.eval_share:g}",
+            expected="prompts on both sides",
+            next="lower train.eval_share, or give more prompts",
+        )
+    if config.max_kl is not None and not held_out:
+        raise TrainingError(
+            "No prompt is held out, so train.max_kl could not stop anything",
+            got=f"train.eval_share = {config.eval_share:g}",
+            expected="held-out prompts to measure on",
+            next="raise train.eval_share, or unset train.max_kl",
+        )
 
 
 def _need_one_process() -> None:

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from trueup.records import Completion
 from trueup.train.losses import kl_estimate
-from trueup.train.losses.kl import Estimator
 from trueup.train.online.advantages import (
     centered_advantages,
     gae,
@@ -20,21 +19,12 @@ from trueup.train.online.advantages import (
     rloo_advantages,
     whiten,
 )
-from trueup.train.online.config import OnlineConfig
+from trueup.train.online.config import OnlineConfig, kl_estimator, kl_in
 from trueup.train.online.rollouts import Group
 
-__all__ = ["KLPrice", "RunningScale", "Shaping", "kl_estimator", "kl_in"]
+__all__ = ["KLPrice", "RunningScale", "Shaping"]
 
-
-def kl_in(method: str, config: OnlineConfig) -> str:
-    """Where the price of leaving the reference is paid: what the settings say, or what the method's
-    paper does."""
-    return config.kl_in or ("loss" if method in ("grpo", "dr_grpo") else "reward")
-
-
-def kl_estimator(method: str, config: OnlineConfig) -> Estimator:
-    """How a nat is estimated there."""
-    return config.kl_estimator or ("k3" if kl_in(method, config) == "loss" else "k1")
+EQUAL = 1e-12  # deviations below this share of the mean are rounding
 
 
 class RunningScale:
@@ -55,7 +45,7 @@ class RunningScale:
         """The score in deviations from the mean; unchanged while all were equal."""
         count, mean, squares = self.state.tolist()
         spread = (squares / count) ** 0.5 if count else 0.0
-        return (score - mean) / spread if spread > 0 else score
+        return (score - mean) / spread if spread > EQUAL * abs(mean) else score
 
 
 class KLPrice:
@@ -95,9 +85,12 @@ class Shaping:
         return {"reward_scale": self.scale.state, "kl_coef": self.price.state}
 
     def fill(self, groups: Sequence[Group]) -> None:
-        """Set every group's advantages and, for PPO, returns; values must be there for PPO."""
+        """Set every group's advantages and, for PPO, returns; values must be there for PPO. Online
+        DPO has none of them: it compares `rewards`."""
         if self.config.normalize_reward:
             self.scale.add([score for group in groups for score in group.scores])
+        if self.method == "online_dpo":
+            return
         for group in groups:
             if self.method == "ppo":
                 self._by_token(group)
@@ -162,12 +155,12 @@ class Shaping:
             float(self._kl(old, ref).sum())
             for old, ref in zip(group.old_logprobs, group.ref_logprobs, strict=True)
         ]
+        # in float64: equal rewards must not differ by a rounding that their deviation blows up
         earned = torch.tensor(
-            [r - p for r, p in zip(self.rewards(group), prices, strict=True)], dtype=torch.float32
+            [r - p for r, p in zip(self.rewards(group), prices, strict=True)], dtype=torch.float64
         )
         made = {"rloo": rloo_advantages, "grpo": grpo_advantages, "dr_grpo": centered_advantages}[
             self.method
         ](earned)
-        group.advantages = [
-            value.expand(len(old)) for value, old in zip(made, group.old_logprobs, strict=True)
-        ]
+        pairs = zip(made, group.old_logprobs, strict=True)
+        group.advantages = [value.to(old).expand(len(old)) for value, old in pairs]

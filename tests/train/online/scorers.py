@@ -1,0 +1,89 @@
+"""Rewards that runs name as `scorers:…`; one can end its process, others fail on purpose."""
+
+import math
+import os
+import signal
+import time
+from collections.abc import Sequence
+
+from trueup.judges import Ranking
+from trueup.records import AnnotatorKind, Completion, Messages
+
+DIE_AFTER, CALLS = "TRUEUP_TEST_DIE_AFTER", [0]
+"""Name of the variable that says after how many scores the process is to be killed."""
+BROKEN = "TRUEUP_TEST_BROKEN"
+"""While this is set, `mendable` fails."""
+
+
+def starts_with_um(prompt: Messages, text: str) -> float:
+    """1 for what a third of the taught answers begin with."""
+    CALLS[0] += 1
+    if CALLS[0] == int(os.environ.get(DIE_AFTER, "0")):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return float(text.startswith("um"))
+
+
+def same_for_all(prompt: Messages, text: str) -> float:
+    return 0.1
+
+
+def mendable(prompt: Messages, text: str) -> float:
+    if os.environ.get(BROKEN):
+        raise RuntimeError("the tests do not compile")
+    return starts_with_um(prompt, text)
+
+
+def number_of_the_thing(prompt: Messages, text: str) -> float:
+    """NaN for every prompt about snow."""
+    return math.nan if "snow" in prompt[-1].content else float(text.startswith("um"))
+
+
+def for_ever(prompt: Messages, text: str) -> float:
+    if "snow" in prompt[-1].content:
+        time.sleep(600)
+    return float(text.startswith("um"))
+
+
+class _Own:
+    """A team's own judge; what it says of the answers is up to those below."""
+
+    kind: AnnotatorKind = "code"
+    is_symmetric = True
+
+    @property
+    def id(self) -> str:
+        return f"code:{type(self).__name__}/1"
+
+    def rank(self, prompt: Messages, candidates: Sequence[Completion]) -> Ranking:
+        scores = tuple(float(one.text.startswith("um")) for one in candidates)
+        return Ranking(scores, tuple(() for _ in scores))
+
+
+class TooFew(_Own):
+    def rank(self, prompt: Messages, candidates: Sequence[Completion]) -> Ranking:
+        return Ranking((1.0,), ((),))
+
+
+class Nothings(_Own):
+    def rank(self, prompt: Messages, candidates: Sequence[Completion]) -> Ranking:
+        return Ranking((None,) * len(candidates), ())  # type: ignore[arg-type]
+
+
+class Steps(_Own):
+    """Worth 0.25 after the first token, and the score at the end."""
+
+    def step_scores(
+        self, prompt: Messages, candidates: Sequence[Completion]
+    ) -> list[list[tuple[int, float]]]:
+        scores = self.rank(prompt, candidates).scores
+        return [
+            [(0, 0.25), (len(one.token_ids or ()) - 1, score)]
+            for one, score in zip(candidates, scores, strict=True)
+        ]
+
+
+class StepsOutside(Steps):
+    def step_scores(
+        self, prompt: Messages, candidates: Sequence[Completion]
+    ) -> list[list[tuple[int, float]]]:
+        return [[(99, 0.5)] for _ in candidates]

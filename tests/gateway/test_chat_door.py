@@ -162,6 +162,52 @@ def test_the_model_list_names_the_champion_and_its_weights(gateway, engine) -> N
         gateway.client.models.retrieve("gpt-9")
 
 
+@pytest.mark.parametrize("stop", ["for", ["zebra", "for ten"]])
+def test_a_stop_string_ends_the_answer_before_it(gateway, stop) -> None:
+    whole = gateway.client.chat.completions.create(messages=RESET, **GREEDY)
+    answer = gateway.client.chat.completions.create(messages=RESET, stop=stop, **GREEDY)
+    assert whole.choices[0].message.content == "Hold the button for ten seconds."
+    assert answer.choices[0].message.content == "Hold the button "
+    assert answer.choices[0].finish_reason == "stop"
+    kept = gateway.interactions()[1].completion
+    drawn = "Hold the button " + (stop if isinstance(stop, str) else stop[1])
+    assert kept.text == "Hold the button " and kept.finish_reason == "stop"
+    assert len(kept.token_ids) == len(kept.logprobs) == answer.usage.completion_tokens == len(drawn)
+    assert kept.sampling.stop == ((stop,) if isinstance(stop, str) else tuple(stop))
+
+
+def test_a_stream_never_shows_a_part_of_a_stop_string(gateway) -> None:
+    """`for tea` begins like the answer's end and is none; `ten s` is one."""
+    stream = gateway.client.chat.completions.create(
+        messages=RESET, stop=["for tea", "ten s"], stream=True, logprobs=True, **GREEDY
+    )
+    chunks = [chunk.choices[0] for chunk in stream if chunk.choices]
+    pieces = [choice.delta.content for choice in chunks if choice.delta.content]
+    assert "".join(pieces) == "Hold the button for " and "H" in pieces
+    assert chunks[-1].finish_reason == "stop"
+    told = [token for choice in chunks if choice.logprobs for token in choice.logprobs.content]
+    assert "".join(token.token for token in told) == "Hold the button for ten s"
+
+
+def test_stop_strings_of_many_bytes(gateway) -> None:
+    answer = gateway.client.chat.completions.create(messages=HELLO, stop="🙂 Ç", **GREEDY)
+    assert answer.choices[0].message.content == "Schön, grüß dich! "
+
+
+def test_top_k_and_min_p_have_their_effect_and_are_kept(gateway) -> None:
+    """At temperature 2 the model rambles; cut to the likeliest token it says what it was taught."""
+    hot = {"messages": RESET, "model": "champion", "temperature": 2, "seed": 1, "max_tokens": 60}
+    said = [
+        gateway.client.chat.completions.create(**hot, extra_body=body).choices[0].message.content
+        for body in ({}, {"top_k": 1}, {"min_p": 0.99})
+    ]
+    taught = "Hold the button for ten seconds."
+    assert said[0] != taught and said[1] == said[2] == taught
+    kept = [one.completion.sampling for one in gateway.interactions()]
+    assert [(s.top_k, s.min_p) for s in kept] == [(0, 0), (1, 0), (0, 0.99)]
+    assert not kept[1].is_plain and not kept[2].is_plain
+
+
 # --- what is kept -------------------------------------------------------------------------------
 
 
@@ -256,14 +302,13 @@ def test_a_store_whose_file_is_gone_does_not_stop_the_answers(gateway) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("stop", ["\n"]),
         ("logit_bias", {"1": 5}),
         ("response_format", {"type": "json_object"}),
         ("tools", [{"type": "function", "function": {"name": "f"}}]),
         ("frequency_penalty", 0.5),
         ("top_logprobs", 3),
         ("reasoning_effort", "low"),
-        ("min_p", 0.1),
+        ("typical_p", 0.1),
         ("messages.0.tool_calls", [{"id": "1"}]),
         ("messages.0.content.0", {"type": "image_url", "image_url": {"url": "data:"}}),
     ],
@@ -289,6 +334,16 @@ def test_a_field_that_would_change_the_answer_is_refused(gateway, field, value) 
         ("temperature", "hot"),
         ("temperature", True),
         ("top_p", 0),
+        ("top_k", -1),
+        ("top_k", 1.5),
+        ("min_p", 1),
+        ("stop", ""),
+        ("stop", 5),
+        ("stop", ["a", ""]),
+        ("stop", ["a", 5]),
+        ("stop", list("abcde")),
+        ("stop", {"a": 1}),
+        ("stop", "\ud800"),
         ("n", 0),
         ("n", 49),
         ("n", "2"),
@@ -315,7 +370,8 @@ def test_a_malformed_field_is_refused_with_the_reason(gateway, field, value) -> 
 
 def test_fields_that_ask_for_nothing_are_let_through(gateway) -> None:
     nothing = {
-        "tools": [], "stop": None, "frequency_penalty": 0, "logit_bias": {}, "metadata": {"a": "b"},
+        "tools": [], "stop": None, "top_k": None, "min_p": 0, "frequency_penalty": 0,
+        "logit_bias": {}, "metadata": {"a": "b"},
         "response_format": {"type": "text"}, "store": True, "top_logprobs": None, "n": None,
         "max_completion_tokens": 3,
     }  # fmt: skip

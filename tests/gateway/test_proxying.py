@@ -137,6 +137,21 @@ def test_a_stream_passes_byte_for_byte_and_its_text_is_kept(proxy, upstream, scr
     assert kept.completion.logprobs is None and kept.completion.weights is None
 
 
+@pytest.mark.parametrize(
+    ("asked", "kept_as"),
+    [
+        ({"top_k": 5, "min_p": 0.1, "stop": "##"}, (5, 0.1, ("##",))),
+        ({"top_k": -1, "stop": ["a", "b"]}, (0, 0.0, ("a", "b"))),
+        ({"top_k": None, "stop": None}, (0, 0.0, ())),
+    ],
+)
+def test_what_the_request_cut_from_the_distribution_is_kept(proxy, asked, kept_as) -> None:
+    body = {"model": "m", "messages": HELLO, "temperature": 1, "max_tokens": 9}
+    assert raw(proxy.url, {**body, **asked}).status_code == 200
+    sampling = proxy.interactions()[0].completion.sampling
+    assert (sampling.top_k, sampling.min_p, sampling.stop) == kept_as
+
+
 def test_a_whole_answer_passes_byte_for_byte_with_its_headers(proxy, upstream) -> None:
     body = {"model": "m", "messages": HELLO, "temperature": 0.5, "max_tokens": 9, "user": "u"}
     direct = raw(upstream[0], body, authorization="Bearer s3", **{"x-team": "blue"})
@@ -165,7 +180,7 @@ def test_our_own_server_behind_it_looks_the_same_to_the_client(
             pieces = [c.choices[0].delta.content or "" for c in stream]
             assert "".join(pieces) == direct.choices[0].message.content
             with pytest.raises(openai.BadRequestError, match="not supported by the local model"):
-                client.chat.completions.create(**asked, stop="x")
+                client.chat.completions.create(**asked, frequency_penalty=1)
             assert app.state.recorder.flush(60) and origin.recorder.flush(60)
             # captured at both, under one id, with the same text; only the origin knows the tokens
             twice = origin.store.all(Interaction, request_id=stream[0].id)

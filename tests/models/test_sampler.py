@@ -8,12 +8,22 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chi2
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, set_seed
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    MinPLogitsWarper,
+    MistralConfig,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+    set_seed,
+)
 
 from trueup.models.backbone import Backbone
+from trueup.models.drawing import drawn_from
 from trueup.models.kv_cache import ATTENTION
 from trueup.models.logprobs import Branches, completion_logprobs
-from trueup.models.sampler import Drawn, SampleRequest, sample
+from trueup.models.sampler import SPARE, Batch, Drawn, SampleRequest, sample
 from trueup.records import Message, Sampling
 
 NEVER = frozenset([-1])
@@ -176,6 +186,157 @@ def test_a_window_counts_no_padding_between_a_common_beginning_and_its_ends() ->
         assert np.allclose(one.logprobs, expected, atol=1e-4)
 
 
+# --- refilling ------------------------------------------------------------------------------------
+
+
+RAGGED = [
+    request(ids(size, seed), samples, seed=seed, temperature=heat, max_tokens=limit)
+    for seed, (size, samples, heat, limit) in enumerate(
+        [
+            (30, 1, 1.0, 40), (5, 2, 1.0, 3), (70, 1, 0.0, 9), (4, 3, 1.5, 1), (12, 1, 0.0, 60),
+            (90, 2, 1.0, 5), (8, 1, 1.0, 50), (31, 2, 0.7, 17), (3, 1, 1.0, 2), (60, 1, 1.0, 33),
+        ]
+    )
+]  # fmt: skip
+"""Answers of 1 to 60 tokens behind prompts of 3 to 90."""
+
+
+class Passes:
+    """What went through a model while it is watched: rows, columns and new tokens of each pass."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.shapes: list[tuple[int, int, int]] = []
+        self._hook = model.register_forward_pre_hook(self._note, with_kwargs=True)
+
+    def _note(self, _: object, __: object, kwargs: dict) -> None:
+        self.shapes.append((*kwargs["attention_mask"].shape, kwargs["input_ids"].shape[1]))
+
+    def __enter__(self) -> "Passes":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._hook.remove()
+
+    @property
+    def steps(self) -> list[tuple[int, int]]:
+        """Rows and columns of the passes that fed one token a row."""
+        return [(rows, columns) for rows, columns, new in self.shapes if new == 1]
+
+
+@pytest.mark.parametrize(("max_rows", "max_places"), [(1, 10_000), (3, 10_000), (5, 400), (8, 900)])
+def test_refilled_places_change_nothing(backbone: Backbone, max_rows: int, max_places: int) -> None:
+    """Against each request alone, and every log-prob against a plain recomputation."""
+    with Passes(backbone.model) as seen:
+        drawn = sample(
+            backbone.model, RAGGED, eos_ids=NEVER, max_rows=max_rows, max_places=max_places
+        )
+    assert max(rows for rows, _ in seen.steps) <= max_rows
+    for asked, group in zip(RAGGED, drawn, strict=True):
+        alone = sample(backbone.model, [asked], eos_ids=NEVER)[0]
+        assert all(close(a, b) for a, b in zip(alone, group, strict=True))
+        with torch.no_grad():
+            row = Branches(asked.prompt_ids, [one.token_ids for one in group])
+            again = completion_logprobs(backbone.model, [row])[0]
+        for one, expected in zip(group, again, strict=True):
+            assert np.allclose(one.logprobs, expected.numpy(), atol=1e-4)
+
+
+def test_a_finished_row_makes_room_at_once(backbone: Backbone) -> None:
+    """One long answer and fifteen short ones on two places: as many passes as the long one has."""
+    long = request(ids(9, 1), max_tokens=61)
+    short = [request(ids(9, n), max_tokens=4) for n in range(2, 17)]
+    with Passes(backbone.model) as seen:
+        drawn = sample(backbone.model, [long, *short], eos_ids=NEVER, max_rows=2)
+    assert [len(group[0].token_ids) for group in drawn] == [61] + [4] * 15
+    assert len(seen.steps) == 60
+
+
+def test_room_is_bounded_and_shifted_rows_leave_no_empty_columns(backbone: Backbone) -> None:
+    """Forty answers one after the other on four places need no more columns than the longest."""
+    requests = [request(ids(20, n), max_tokens=20 + n % 23) for n in range(40)]
+    with Passes(backbone.model) as seen:
+        drawn = sample(backbone.model, requests, eos_ids=NEVER, max_rows=4, max_places=260)
+    assert max(rows for rows, _ in seen.steps) == 4
+    assert max(columns for _, columns in seen.steps) <= 62 + SPARE
+    for n in (7, 22, 39):
+        assert close(drawn[n][0], sample(backbone.model, [requests[n]], eos_ids=NEVER)[0][0])
+
+
+def test_a_long_prompt_that_has_left_takes_its_columns_with_it(backbone: Backbone) -> None:
+    requests = [request(ids(400, 1), max_tokens=4), request(ids(5, 2), max_tokens=40)]
+    with Passes(backbone.model) as seen:
+        both = sample(backbone.model, requests, eos_ids=NEVER)
+    assert seen.steps[0][1] > 400 and seen.steps[-1][1] <= 45 + SPARE
+    assert close(both[1][0], sample(backbone.model, requests[1:], eos_ids=NEVER)[0][0])
+
+
+def test_newcomers_share_their_beginning_and_their_prompt(backbone: Backbone) -> None:
+    """Of three that join with two samples each, a common beginning of 60 tokens runs as one row."""
+    start = ids(60, 8)
+    first = [request(ids(9, n), seed=n, max_tokens=30 if n == 3 else 3) for n in range(8)]
+    later = [request(start + ids(3 + n, n), 2, seed=n, max_tokens=6) for n in range(3)]
+    with Passes(backbone.model) as seen:
+        drawn = sample(backbone.model, first + later, eos_ids=NEVER, max_rows=8, max_places=900)
+    prompts = [(rows, new) for rows, _, new in seen.shapes if new > 1]
+    assert prompts == [(8, 9), (1, 60), (3, 5)]
+    for asked, group in zip(later, drawn[8:], strict=True):
+        alone = sample(backbone.model, [asked], eos_ids=NEVER)[0]
+        assert all(close(a, b) for a, b in zip(alone, group, strict=True))
+
+
+def test_more_samples_than_there_are_places_are_those_of_one_large_batch(
+    backbone: Backbone,
+) -> None:
+    asked = request(ids(9, 5), 11)
+    few = sample(backbone.model, [asked], eos_ids=NEVER, max_rows=4)[0]
+    many = sample(backbone.model, [asked], eos_ids=NEVER)[0]
+    assert all(close(a, b) for a, b in zip(many, few, strict=True))
+
+
+def test_a_window_is_not_refilled() -> None:
+    """Its columns are counted, so a batch ends before the next begins; the log-probs hold."""
+    set_seed(3)
+    config = MistralConfig(
+        vocab_size=97,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.15,
+        sliding_window=16,
+    )
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION).eval()
+    requests = [request(ids(12, n, 97), seed=n, max_tokens=8 + 9 * (n % 2)) for n in range(6)]
+    with Passes(model) as seen:
+        drawn = sample(model, requests, eos_ids=NEVER, max_rows=2)
+    assert len(seen.steps) == 3 * 16
+    for asked, (one,) in zip(requests, drawn, strict=True):
+        with torch.no_grad():
+            logits = model(torch.tensor([[*asked.prompt_ids, *one.token_ids]])).logits[0, 11:]
+        chosen = torch.tensor(one.token_ids)[:, None]
+        expected = logits[:-1].log_softmax(-1).gather(1, chosen)[:, 0]
+        assert np.allclose(one.logprobs, expected, atol=1e-4)
+
+
+def test_what_fails_before_it_joins_leaves_the_batch_as_it_was(backbone: Backbone) -> None:
+    ended: dict[int, Drawn] = {}
+    batch = Batch(
+        backbone.model, eos_ids=NEVER, on_done=lambda key, _, drawn: ended.update({key: drawn})
+    )
+    batch.join(batch.prefill([(7, request(ids(9, 1)))]))
+    batch.step()
+    with pytest.raises(IndexError):
+        batch.prefill([(8, request([backbone.num_tokens + 5]))])
+    while batch.num_rows:
+        batch.step()
+    assert list(ended) == [7]
+    assert close(ended[7], sample(backbone.model, [request(ids(9, 1))], eos_ids=NEVER)[0][0])
+
+
+# --- randomness -----------------------------------------------------------------------------------
+
+
 def test_another_seed_draws_other_tokens_and_no_seed_is_fresh_each_time(backbone: Backbone) -> None:
     def drawn(seed: int | None) -> list:
         return tokens(sample(backbone.model, [request(ids(9, 5), seed=seed)], eos_ids=NEVER))
@@ -264,6 +425,47 @@ def test_a_listener_may_end_one_completion_and_the_others_go_on(backbone: Backbo
     assert close(other[0], whole[1][0])
 
 
+def test_a_listener_may_call_an_end_a_stop(backbone: Backbone) -> None:
+    """On the last place too: the text had reached its stop string."""
+    for limit in (4, 12):
+        heard: list[int] = []
+
+        def listen(_: int, __: int, token: int, ___: float) -> Literal["stop"] | None:
+            heard.append(token)  # noqa: B023
+            return "stop" if len(heard) == 4 else None  # noqa: B023
+
+        asked = request(ids(9, 1), max_tokens=limit)
+        (one,) = sample(backbone.model, [asked], eos_ids=NEVER, on_token=listen)[0]
+        assert (len(one.token_ids), one.finish_reason) == (4, "stop")
+
+
+def test_complete_ends_the_text_before_a_stop_string(backbone: Backbone) -> None:
+    prompts = [(Message(role="user", content=f"{thing}?"),) for thing in ("sky", "coal", "rose")]
+    plain = Sampling(max_tokens=60, seed=3)
+    stopping = plain.model_copy(update={"stop": ("the ", "um")})
+    ask = {"role": None, "weights": "w", "num_samples": 6}
+    whole = [c for g in backbone.complete(prompts, plain, **ask) for c in g]
+    cut = [c for g in backbone.complete(prompts, stopping, **ask) for c in g]
+    assert sum("the " in c.text or "um" in c.text for c in whole) > 3
+    for one, other in zip(whole, cut, strict=True):
+        ends = [one.text.find(stop) for stop in stopping.stop if stop in one.text]
+        assert other.text == one.text[: min(ends, default=len(one.text))]
+        assert other.finish_reason == ("stop" if ends else one.finish_reason)
+        assert one.token_ids and other.token_ids == one.token_ids[: len(other.token_ids)]
+        assert not ends or len(other.token_ids) < len(one.token_ids)
+        assert other.logprobs == pytest.approx(one.logprobs[: len(other.token_ids)], abs=1e-4)
+
+
+def test_progress_counts_every_prompt_once(backbone: Backbone) -> None:
+    told: list[int] = []
+    prompts = [(Message(role="user", content="x" * n),) for n in range(1, 8)]
+    backbone.complete(
+        prompts, Sampling(max_tokens=5), role=None, weights="w", num_samples=3,
+        on_progress=told.append,
+    )  # fmt: skip
+    assert sum(told) == 7
+
+
 # --- the distribution -----------------------------------------------------------------------------
 
 
@@ -334,6 +536,69 @@ def test_temperature_comes_before_top_p(dice: torch.nn.Module) -> None:
     reached = int(np.searchsorted(np.cumsum(probs[order]), 0.6)) + 1
     kept = np.where(np.isin(np.arange(11), order[:reached]), probs, 0)
     assert fits(drawn_counts(dice, PROMPT, 4000, temperature=2.0, top_p=0.6), kept / kept.sum())
+
+
+@pytest.mark.parametrize("top_k", [1, 3, 11, 500])
+def test_top_k_keeps_the_k_likeliest(dice: torch.nn.Module, top_k: int) -> None:
+    probs = next_probs(dice, PROMPT)
+    kept = np.where(np.isin(np.arange(11), np.argsort(-probs)[:top_k]), probs, 0)
+    counts = drawn_counts(dice, PROMPT, 2000, top_k=top_k)
+    assert (counts > 0).sum() == min(top_k, 11)
+    if top_k > 1:
+        assert fits(counts, kept / kept.sum())
+
+
+def test_min_p_keeps_what_is_likely_enough_beside_the_likeliest(dice: torch.nn.Module) -> None:
+    probs = next_probs(dice, PROMPT) ** (1 / 2.0)  # of the tempered distribution
+    kept = np.where(probs >= 0.4 * probs.max(), probs, 0)
+    assert 1 < (kept > 0).sum() < 11
+    counts = drawn_counts(dice, PROMPT, 2000, temperature=2.0, min_p=0.4)
+    assert fits(counts, kept / kept.sum())
+
+
+WARPED = [
+    {},
+    {"top_k": 5},
+    {"top_p": 0.5},
+    {"min_p": 0.2},
+    {"temperature": 0.6, "top_k": 40, "top_p": 0.8},
+    {"temperature": 1.7, "top_k": 12, "top_p": 0.9, "min_p": 0.05},
+    {"temperature": 2.5, "top_p": 0.95, "min_p": 0.3},
+    {"temperature": 0.8, "top_k": 1, "min_p": 0.9},
+    {"top_k": 10_000, "top_p": 0.3},
+]
+
+
+def test_every_cut_equals_that_of_transformers_warpers() -> None:
+    """Temperature, top-k, top-p, min-p in that order, each row with its own settings."""
+    torch.manual_seed(0)
+    logits = torch.randn(len(WARPED), 997) * 3
+    logits[:, :4] = logits[:, 4:5]  # ties
+    samplings = [Sampling(**settings) for settings in WARPED]  # type: ignore[arg-type]
+    ours = drawn_from(logits.log_softmax(-1), samplings)
+    for row, sampling in enumerate(samplings):
+        warpers: list = [TemperatureLogitsWarper(sampling.temperature)]
+        if sampling.top_k:
+            warpers.append(TopKLogitsWarper(sampling.top_k))
+        if sampling.top_p < 1:
+            warpers.append(TopPLogitsWarper(sampling.top_p))
+        if sampling.min_p:
+            warpers.append(MinPLogitsWarper(sampling.min_p))
+        scores = logits[row : row + 1]
+        for warper in warpers:
+            scores = warper(torch.zeros(1, 1, dtype=torch.long), scores)
+        expected = scores.softmax(-1)[0]
+        assert torch.equal(ours[row] > 0, expected > 0), WARPED[row]
+        assert torch.allclose(ours[row] / ours[row].sum(), expected, atol=1e-6)
+        alone = drawn_from(logits.log_softmax(-1)[row : row + 1], [sampling])[0]
+        assert torch.allclose(ours[row], alone, rtol=1e-5, atol=0)
+
+
+def test_log_probs_stay_the_models_own_whatever_was_cut(dice: torch.nn.Module) -> None:
+    asked = request(PROMPT, 40, max_tokens=1, temperature=1.5, top_k=3, top_p=0.9, min_p=0.1)
+    expected = np.log(next_probs(dice, PROMPT))
+    for one in sample(dice, [asked], eos_ids=NEVER)[0]:
+        assert one.logprobs[0] == pytest.approx(expected[one.token_ids[0]], abs=1e-5)
 
 
 def test_the_second_token_follows_the_first(dice: torch.nn.Module) -> None:

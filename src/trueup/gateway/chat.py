@@ -45,7 +45,6 @@ NEUTRAL: dict[str, Any] = {
     "modalities": ["text"],
     "presence_penalty": 0,
     "response_format": {"type": "text"},
-    "stop": [],
     "tool_choice": "none",
     "tools": [],
     "top_logprobs": 0,
@@ -54,6 +53,7 @@ NEUTRAL: dict[str, Any] = {
 
 MESSAGE_FIELDS = {"role", "content"}
 GREEDY_BELOW = 1e-6  # logits divided by less overflow, and nobody means it
+MAX_STOP = 4
 SEED_RANGE = 2**40
 """Larger seeds are folded into this range; the sampler counts on from the seed in 64 bits."""
 
@@ -86,6 +86,9 @@ class _Fields(BaseModel):
     model: str | None = None
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=0)
+    min_p: float | None = Field(None, ge=0, lt=1)
+    stop: Any = None
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     seed: int | None = None
@@ -196,7 +199,8 @@ def chunk(head: dict[str, Any], index: int, delta: dict[str, Any], **more: Any) 
 
 
 def usage(input_tokens: int, output_tokens: int) -> dict[str, int]:
-    """Token counts. The end-of-turn token counts: it was drawn, and it has a log-prob."""
+    """Token counts. The end-of-turn token counts, and so do those of a stop string: they were
+    drawn, and have log-probs."""
     return {
         "prompt_tokens": input_tokens,
         "completion_tokens": output_tokens,
@@ -209,7 +213,7 @@ def logprobs_content(
     logprobs: Iterable[float] | None,
     token_text: Callable[[int], str],
 ) -> dict[str, Any]:
-    """Log-probs of every drawn token, the end-of-turn token included.
+    """Log-probs of every drawn token, the end-of-turn token and a stop string's tokens included.
 
     They are those of the model's own distribution whatever the temperature. `bytes` is null for
     a token that is part of a character.
@@ -266,9 +270,39 @@ def _sampling(fields: _Fields, serve: ServeConfig) -> Sampling:
     return Sampling(
         temperature=0.0 if temperature < GREEDY_BELOW else temperature,
         top_p=1.0 if fields.top_p is None else fields.top_p,
+        top_k=fields.top_k or 0,
+        min_p=fields.min_p or 0.0,
+        stop=_stop(fields.stop),
         max_tokens=min(wanted, serve.max_tokens),
         seed=None if fields.seed is None else fields.seed % SEED_RANGE,
     )
+
+
+def _stop(raw: Any) -> tuple[str, ...]:
+    """OpenAI's rules: a string, or up to four of them. An empty one would end every answer."""
+    stop = [raw] if isinstance(raw, str) else [] if raw is None else raw
+    if (
+        not isinstance(stop, list)
+        or len(stop) > MAX_STOP
+        or not all(isinstance(one, str) and one and _is_text(one) for one in stop)
+    ):
+        raise RequestError(
+            "'stop' cannot be used",
+            got=raw,
+            expected=f"a string or a list of up to {MAX_STOP}, none of them empty",
+            next="mend 'stop'",
+            param="stop",
+        )
+    return tuple(stop)
+
+
+def _is_text(raw: str) -> bool:
+    """False for half characters: no answer could be written down with them."""
+    try:
+        raw.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _finish_reason(reason: str) -> Literal["stop", "length"]:

@@ -114,9 +114,13 @@ class Transcript:
             return None
         try:
             top_p = 1.0 if asked.get("top_p") is None else asked["top_p"]
+            stop = asked.get("stop") or ()
             return Sampling(
                 temperature=asked["temperature"],
                 top_p=top_p,
+                top_k=0 if asked.get("top_k") in (None, -1) else asked["top_k"],  # -1: vLLM's all
+                min_p=asked.get("min_p") or 0.0,
+                stop=(stop,) if isinstance(stop, str) else stop,
                 max_tokens=max_tokens,
                 seed=asked.get("seed"),
             )

@@ -4,11 +4,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help setup quickstart test lint docs bench bench-train clean
+.PHONY: help setup quickstart test test-vllm lint docs bench bench-train clean
 
 help:
 	@echo "make quickstart   set up, then turn the loop once on a real model"
 	@echo "make test         set up, then run the tests"
+	@echo "make test-vllm    the same against a real vLLM server on the CPU (3.5 GB to install)"
 	@echo "make lint         ruff and pyright"
 	@echo "make docs         write the generated pages again"
 	@echo "make bench        measure (slow; results go into LOG.md)"
@@ -30,6 +31,21 @@ quickstart: setup
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
 
+# A server of its own in an environment of its own: it wants another transformers. torch first, by
+# exact pin, so that a CPU build stays; what it pulls in beside it for vision and sound is built for
+# CUDA, breaks on import, and nothing here needs it.
+VLLM_VENV := .venv-vllm
+$(VLLM_VENV)/.ready: tests/vllm_live/requirements.txt
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check $(shell grep '^torch==' tests/vllm_live/requirements.txt)
+	$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check --requirement tests/vllm_live/requirements.txt
+	$(VLLM_VENV)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+# starts a vLLM server on loopback, runs the live tests, writes down its answers, stops it
+test-vllm: setup $(VLLM_VENV)/.ready
+	OMP_NUM_THREADS=1 TRUEUP_VLLM_PYTHON=$(VLLM_VENV)/bin/python $(BIN)/python -m pytest -s tests/vllm_live/live.py
+
 lint: setup
 	$(BIN)/ruff check src tests examples docs benchmarks
 	$(BIN)/ruff format --check src tests examples docs benchmarks
@@ -45,4 +61,4 @@ bench-train: setup
 	$(BIN)/python benchmarks/train.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) quickstart build src/*.egg-info
+	rm -rf $(VENV) $(VLLM_VENV) quickstart build src/*.egg-info

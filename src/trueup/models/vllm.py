@@ -285,6 +285,7 @@ def _body(model: str, request: SampleRequest, eos_ids: frozenset[int], salt: str
         "repetition_penalty": 1.0,
         "presence_penalty": 0.0,
         "frequency_penalty": 0.0,
+        "watermarking": False,
         "stop": list(sampling.stop),
         # our end tokens and no others
         "ignore_eos": True,

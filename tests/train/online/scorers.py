@@ -3,38 +3,59 @@
 import math
 import os
 import signal
+import threading
 import time
 from collections.abc import Sequence
 
 from trueup.judges import Ranking
 from trueup.records import AnnotatorKind, Completion, Messages
 
-DIE_AFTER, CALLS = "TRUEUP_TEST_DIE_AFTER", [0]
-"""Name of the variable that says after how many scores the process is to be killed."""
+DIE_AFTER = "TRUEUP_TEST_DIE_AFTER"
+"""Name of the variable that says which score the process does not survive."""
 BROKEN = "TRUEUP_TEST_BROKEN"
-"""While this is set, `mendable` fails."""
+"""Name of the variable that says from which score on, counted from when it was set, all fail."""
+
+
+class _Count:
+    """Scores given in this process, and since the reward was to break."""
+
+    all, until_broken = 0, 0
+
+
+_lock = threading.Lock()
+
+
+def _counted() -> None:
+    with _lock:
+        _Count.all += 1
+        if _Count.all == int(os.environ.get(DIE_AFTER, "0")):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if BROKEN not in os.environ:
+            _Count.until_broken = 0
+            return
+        _Count.until_broken += 1
+        if _Count.until_broken >= int(os.environ[BROKEN]):
+            raise RuntimeError("the tests do not compile")
 
 
 def starts_with_um(prompt: Messages, text: str) -> float:
     """1 for what a third of the taught answers begin with."""
-    CALLS[0] += 1
-    if CALLS[0] == int(os.environ.get(DIE_AFTER, "0")):
-        os.kill(os.getpid(), signal.SIGKILL)
+    _counted()
     return float(text.startswith("um"))
 
 
-def same_for_all(prompt: Messages, text: str) -> float:
-    return 0.1
-
-
-def mendable(prompt: Messages, text: str) -> float:
-    if os.environ.get(BROKEN):
-        raise RuntimeError("the tests do not compile")
+def breaks_later(prompt: Messages, text: str) -> float:
     return starts_with_um(prompt, text)
+
+
+def same_for_all(prompt: Messages, text: str) -> float:
+    _counted()
+    return 0.1
 
 
 def number_of_the_thing(prompt: Messages, text: str) -> float:
     """NaN for every prompt about snow."""
+    _counted()
     return math.nan if "snow" in prompt[-1].content else float(text.startswith("um"))
 
 

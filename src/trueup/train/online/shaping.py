@@ -39,7 +39,8 @@ class RunningScale:
         total = count + len(new)
         apart = float(new.mean()) - mean
         squares += float((new - new.mean()).square().sum()) + apart**2 * count * len(new) / total
-        self.state.copy_(torch.tensor([total, mean + apart * len(new) / total, squares]))
+        mean += apart * len(new) / total
+        self.state.copy_(torch.tensor([total, mean, squares], dtype=torch.float64))
 
     def of(self, score: float) -> float:
         """The score in deviations from the mean; unchanged while all were equal."""

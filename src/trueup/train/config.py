@@ -5,7 +5,8 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from trueup.config import StageConfig
-from trueup.train.online.config import OnlineConfig, kl_estimator, kl_in
+from trueup.train.online.choices import kl_estimator, kl_in
+from trueup.train.online.config import OnlineConfig
 
 __all__ = ["ONLINE", "Allowed", "Method", "TrainConfig"]
 

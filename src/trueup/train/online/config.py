@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, model_validator
 from trueup.config import StageConfig, no_password
 from trueup.judges.config import EndpointConfig
 
-__all__ = ["EngineConfig", "Estimator", "OnlineConfig", "importance_of", "kl_estimator", "kl_in"]
+__all__ = ["EngineConfig", "Estimator", "OnlineConfig"]
 
 Estimator = Literal["k1", "k2", "k3"]
 
@@ -175,21 +175,3 @@ class OnlineConfig(StageConfig):
                 f"{self.prompts_per_step} prompts_per_step"
             )
         return self
-
-
-def kl_in(method: str, config: OnlineConfig) -> str:
-    """Where the price of leaving the reference is paid: what the settings say, or what the method's
-    paper does."""
-    return config.kl_in or ("loss" if method in ("grpo", "dr_grpo") else "reward")
-
-
-def kl_estimator(method: str, config: OnlineConfig) -> Estimator:
-    """How a nat is estimated there."""
-    return config.kl_estimator or ("k3" if kl_in(method, config) == "loss" else "k1")
-
-
-def importance_of(method: str, config: OnlineConfig) -> Literal["none", "token", "sequence"]:
-    """How a foreign engine is corrected for: what the settings say, or what the method allows."""
-    if config.importance is None and config.engine.kind != "local":
-        return "sequence" if method == "rloo" else "token"
-    return config.importance or "none"

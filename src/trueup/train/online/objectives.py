@@ -15,7 +15,8 @@ from trueup.models.value import ValueHead
 from trueup.train.data import Row
 from trueup.train.losses import clipped_policy_loss, clipped_value_loss, kl_estimate
 from trueup.train.objectives import Figures
-from trueup.train.online.config import Estimator, OnlineConfig, kl_estimator, kl_in
+from trueup.train.online.choices import kl_estimator, kl_in
+from trueup.train.online.config import Estimator, OnlineConfig
 from trueup.train.online.rollouts import Group
 
 __all__ = ["Answer", "AnswerLoss", "PolicyObjective", "ValueObjective", "answer_loss"]

@@ -11,7 +11,7 @@ from trueup.train.anchor import moving, reference_model
 from trueup.train.config import TrainConfig
 from trueup.train.identity import check_identity
 from trueup.train.keep import keep_policy
-from trueup.train.online.config import importance_of
+from trueup.train.online.choices import importance_of
 from trueup.train.online.critic import Critic
 from trueup.train.online.engine import Engine, LocalEngine
 from trueup.train.online.fit import OnlineRun, fit_online

@@ -19,7 +19,8 @@ from trueup.train.online.advantages import (
     rloo_advantages,
     whiten,
 )
-from trueup.train.online.config import OnlineConfig, kl_estimator, kl_in
+from trueup.train.online.choices import kl_estimator, kl_in
+from trueup.train.online.config import OnlineConfig
 from trueup.train.online.rollouts import Group
 
 __all__ = ["KLPrice", "RunningScale", "Shaping"]

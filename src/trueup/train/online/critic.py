@@ -1,8 +1,8 @@
 """PPO's value function: a head on the policy's own states, on an adapter of its own, or on a model
 of its own."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import nn
 
 from trueup.models.backbone import Backbone
 from trueup.models.logprobs import completion_values
+from trueup.models.offload import Offload
 from trueup.models.stored import StoredModel
 from trueup.models.value import ValueHead
 from trueup.train.config import TrainConfig
@@ -70,7 +71,10 @@ class Critic:
         if champion.adapter:
             own.merge(champion.adapter)
         below = {f"value_model.{n}": p for n, p in own.model.named_parameters()}
-        return cls(_on_device(own, config), head, below, shares_states=False)
+        waiting = Offload(own, enabled=config.online.offload)
+        waiting.leave()
+        acting = waiting.acting(lambda: own.acting_as(None))
+        return cls(acting, head, below, shares_states=False)
 
     @torch.no_grad()
     def fill(self, groups: Sequence[Group], tokens_per_batch: int) -> None:
@@ -81,23 +85,3 @@ class Critic:
                 values = completion_values(model, [row.branches for row in part], self.head)
                 for row, of_row in zip(part, values, strict=True):
                     by_row[row.id].values = [one.float().cpu() for one in of_row]
-
-
-def _on_device(
-    backbone: Backbone, config: TrainConfig
-) -> Callable[[], AbstractContextManager[Any]]:
-    """A model of its own acting; with `offload` it waits in main memory while others work."""
-    home = backbone.device
-
-    @contextmanager
-    def acting() -> Iterator[Any]:
-        if config.online.offload:
-            backbone.model.to(home)
-        try:
-            with backbone.acting_as(None) as model:
-                yield model
-        finally:
-            if config.online.offload:
-                backbone.model.to("cpu")
-
-    return acting

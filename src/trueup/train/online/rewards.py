@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from trueup.errors import ConfigError, TrainingError
@@ -45,6 +46,8 @@ class Reward:
         self.judge, self.config, self.id = judge, config, judge.id
         self._is_local = hasattr(judge, "backbone")
         """It switches roles on the shared network, which only this thread may do."""
+        self.near: Callable[[], AbstractContextManager[None]] = nullcontext
+        """Brings that network to its device, where it waits elsewhere."""
 
     def score(
         self, prompts: Sequence[Messages], drawn: Sequence[Sequence[Completion]]
@@ -59,7 +62,8 @@ class Reward:
             for prompt, answers in zip(prompts, drawn, strict=True)
         ]
         if self._is_local:
-            said = [_outcome(call) for call in calls]
+            with self.near():
+                said = [_outcome(call) for call in calls]
         else:
             said = _all_within(calls, self.config.reward_timeout_s)
         found: list[Scored | None] = []

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trueup.errors import ConfigError, TrainingError
+from trueup.models.offload import Offload
 from trueup.models.stored import StoredModel
 from trueup.records import Checkpoint, Dataset, Messages, TrainingRun
 from trueup.store import Store
@@ -61,8 +62,11 @@ def run_online(
     policy = Policy.start(champion, config)
     folder = store.folder / "runs" / record.id
     engine = _engine(config, champion, policy, folder / "engine")
-    rollouts = _rollouts(store, config, champion, policy, engine, reward)
-    identity = _check(champion, policy, rollouts, ours, config)
+    served = Offload(champion.backbone, enabled=config.online.offload and policy.is_whole)
+    reward.near = served.here
+    rollouts = _rollouts(store, config, champion, policy, engine, reward, served)
+    with served.here():
+        identity = _check(champion, policy, rollouts, ours, config)
     critic = Critic.start(champion, policy, config) if config.method == "ppo" else None
     folder.mkdir(parents=True, exist_ok=True)
     run = OnlineRun(policy, engine, rollouts, rollouts.reference, critic, config, folder)
@@ -84,6 +88,7 @@ def run_online(
         critic.end()
     engine.end()
     reward.end()
+    served.end()
     return checkpoint
 
 
@@ -118,6 +123,7 @@ def _rollouts(
     policy: Policy,
     engine: Engine,
     reward: Reward,
+    served: Offload,
 ) -> Rollouts:
     tokens_per_batch = budget(config, policy.backbone.device)
     reference: FixedReference | MovingReference | NoReference
@@ -128,7 +134,8 @@ def _rollouts(
         reference = moving(policy, config, tokens_per_batch)
     else:
         model = reference_model(store, config, champion)
-        reference = FixedReference(model.acting, model.weights, tokens_per_batch=tokens_per_batch)
+        acting = served.acting(model.acting)
+        reference = FixedReference(acting, model.weights, tokens_per_batch=tokens_per_batch)
     return Rollouts(
         engine, policy.acting, reference, reward, config.online, tokens_per_batch=tokens_per_batch
     )

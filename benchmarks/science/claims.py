@@ -136,18 +136,19 @@ def replay(runs: Runs) -> list[Claim]:
     def kept(found: Found) -> float:
         return fmean(_all(found, "copy")[4:7])
 
-    gaps = [
-        kept(a) - kept(b) for a, b in zip(runs["weekly-replay"], runs["weekly-plain"], strict=True)
-    ]
-    return [
+    claims = [
         _claim(
             "copy skill in weeks 4 to 6 with replay",
             each(runs["weekly-replay"], kept),
             lambda copy: copy >= 0.97,
             "0.97 or more",
-        ),
-        _claim("what replay keeps of it", gaps, lambda gap: gap > 0, "above 0"),
+        )
     ]
+    for rival in ("weekly-plain", "weekly-sft"):
+        gaps = [kept(a) - kept(b) for a, b in zip(runs["weekly-replay"], runs[rival], strict=True)]
+        name = f"copy skill with replay over {rival}"
+        claims.append(_claim(name, gaps, lambda gap: gap > 0, "above 0"))
+    return claims
 
 
 def beta(runs: Runs) -> list[Claim]:
@@ -165,7 +166,7 @@ CLAIMS: dict[str, tuple[tuple[str, ...], Callable[[Runs], list[Claim]]]] = {
     ),
     "over-training": (("offline-own", "online-dpo"), over_training),
     "goodhart": (("goodhart",), goodhart),
-    "replay": (("weekly-plain", "weekly-replay"), replay),
+    "replay": (("weekly-plain", "weekly-sft", "weekly-replay"), replay),
     "beta": (tuple(BETAS), beta),
 }
 """Each experiment's runs, and what is claimed of them."""

@@ -16,11 +16,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from datetime import UTC, datetime
-from functools import partial
 from hashlib import sha256
+from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -33,25 +33,21 @@ ROOT = HERE.parent.parent
 CACHE = ROOT / "bench" / "science"
 
 
-def runs() -> dict[str, Callable[[Any], dict[str, Any]]]:
-    """Every run by its name; loads torch."""
-    import goodhart
-    import methods
-    import weekly
-
-    return {
-        "offline-own": methods.offline_own,
-        "offline-foreign": methods.offline_foreign,
-        "iterative": weekly.iterative,
-        "online-dpo": methods.online_dpo,
-        "rloo": methods.rloo,
-        "ppo": methods.ppo,
-        "goodhart": goodhart.goodhart,
-        "weekly-plain": weekly.weekly,
-        "weekly-replay": weekly.with_replay,
-        "offline-own-beta-0.02": partial(methods.offline_own, beta=0.02),
-        "offline-own-beta-0.5": partial(methods.offline_own, beta=0.5),
-    }
+RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "offline-own": ("methods", "offline_own", {}),
+    "offline-foreign": ("methods", "offline_foreign", {}),
+    "iterative": ("weekly", "iterative", {}),
+    "online-dpo": ("methods", "online_dpo", {}),
+    "rloo": ("methods", "rloo", {}),
+    "ppo": ("methods", "ppo", {}),
+    "goodhart": ("goodhart", "goodhart", {}),
+    "weekly-plain": ("weekly", "weekly", {}),
+    "weekly-sft": ("weekly", "with_likelihood", {}),
+    "weekly-replay": ("weekly", "with_replay", {}),
+    "offline-own-beta-0.02": ("methods", "offline_own", {"beta": 0.02}),
+    "offline-own-beta-0.5": ("methods", "offline_own", {"beta": 0.5}),
+}
+"""Each run's module, function and settings."""
 
 
 def main() -> int:
@@ -99,14 +95,16 @@ def measured(
 ) -> dict[str, list[dict[str, Any]]]:
     """What every run found, seed after seed, read where it is known."""
     options.cache.mkdir(parents=True, exist_ok=True)
-    code = fingerprint()
-    places = {(n, s): options.cache / f"{n}-seed-{s}-{code}.json" for s in seeds for n in names}
+    codes = {name: fingerprint(name) for name in names}
+    places = {
+        (name, seed): options.cache / f"{name}-seed-{seed}-{codes[name]}.json"
+        for seed in seeds
+        for name in names
+    }
     missing = [one for one, place in places.items() if not place.is_file()]
     # a worker has one thread: the model is too small to share
     os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    with ProcessPoolExecutor(
-        options.jobs, mp_context=get_context("spawn"), max_tasks_per_child=1
-    ) as pool:
+    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
         asked = {
             pool.submit(do, name, seed, places[name, seed], options.cache): (name, seed)
             for name, seed in missing
@@ -122,9 +120,11 @@ def do(name: str, seed: int, place: Path, cache: Path) -> float:
     """One run in a process of its own; returns its seconds."""
     from world import World
 
+    module, function, settings = RUNS[name]
+    run = getattr(import_module(module), function)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix=f"{name}-") as folder:
-        found = runs()[name](World(Path(folder), cache / "models", seed))
+        found = run(World(Path(folder), cache / "models", seed), **settings)
     seconds = time.perf_counter() - started
     scratch = place.with_suffix(".part")
     scratch.write_text(json.dumps({**found, "seconds": seconds}))
@@ -132,23 +132,18 @@ def do(name: str, seed: int, place: Path, cache: Path) -> float:
     return seconds
 
 
-def fingerprint() -> str:
-    """Of all code that decides a result: the product's, and the runs' here."""
+def fingerprint(name: str) -> str:
+    """Of all code that decides a run's result: the product's, and the run's own here."""
     import trueup
 
     product = Path(trueup.__file__).parent
-    rooms = [product / room for room in ("models", "rounds", "toy", "train")]
-    digest = sha256()
-    for file in _sources([*rooms, HERE]):
+    rooms = ("models", "rounds", "toy", "train")
+    files = [file for room in rooms for file in sorted((product / room).rglob("*.py"))]
+    files += [HERE / f"{module}.py" for module in ("world", "methods", RUNS[name][0])]
+    digest = sha256(repr(RUNS[name]).encode())
+    for file in files:
         digest.update(file.name.encode() + file.read_bytes())
     return digest.hexdigest()[:12]
-
-
-def _sources(folders: Sequence[Path]) -> Iterator[Path]:
-    for folder in folders:
-        for file in sorted(folder.rglob("*.py")):
-            if file.name not in ("run.py", "claims.py", "tables.py") or folder != HERE:
-                yield file
 
 
 def commit() -> str:

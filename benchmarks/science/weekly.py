@@ -10,10 +10,11 @@ from trueup.models.stored import StoredModel
 from trueup.records import Completion, Label, PreferencePair
 from trueup.toy.language import FILLERS, copy_prompts, words
 
-__all__ = ["iterative", "weekly", "with_replay"]
+__all__ = ["iterative", "weekly", "with_likelihood", "with_replay"]
 
 WEEKS, PROMPTS, EPOCHS = 6, 384, 4
 NUM_COPIES = 384
+SFT = 0.5
 
 
 def weekly(
@@ -45,9 +46,16 @@ def weekly(
     return {"points": points, "labels": weeks * PROMPTS}
 
 
+def with_likelihood(world: World) -> dict[str, Any]:
+    """The same with the likelihood of the chosen answers beside DPO; the control of `with_replay`,
+    whose copies are kept by that term."""
+    return weekly(world, sft=SFT)
+
+
 def with_replay(world: World) -> dict[str, Any]:
-    """The same with a quarter of every week's pairs from earlier weeks, the copies among them."""
-    return weekly(world, replay_share=0.25)
+    """As `with_likelihood`, and a quarter of each week's pairs are of earlier weeks, the copies
+    among them."""
+    return weekly(world, sft=SFT, replay_share=0.25)
 
 
 def iterative(world: World) -> dict[str, Any]:

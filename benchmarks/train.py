@@ -10,29 +10,37 @@ the exit code is 1. TRL is needed here and nowhere else: `pip install 'trueup[be
 """
 
 import argparse
-import contextlib
 import fnmatch
-import importlib.metadata
 import importlib.util
 import json
-import os
-import platform
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import textwrap
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from processes import (
+    MODEL,
+    ROOT,
+    BenchmarkError,
+    Runner,
+    commit,
+    cpu_name,
+    model_folder,
+    num_cores,
+    say,
+    versions,
+)
+from telling import listed, markdown_table, some, text_table
+
 Pair = list[list[int]]
 """Token ids of prompt, chosen and rejected."""
 
-ROOT = Path(__file__).resolve().parent.parent
-MODEL = "smollm2-135m-instruct-q4"
+SIDES = Path(__file__).with_name("train_sides.py")
 DATA = ROOT.parent / "shared" / "data" / "dpo-en.jsonl"
 SEED = 0
 BETA = 0.1
@@ -97,10 +105,6 @@ class Size(NamedTuple):
 FULL_SIZE, QUICK_SIZE = Size(192, 64, 2, 4), Size(48, 16, 2, 2)
 
 
-class BenchmarkError(Exception):
-    """What stops the whole benchmark, in words for whoever started it."""
-
-
 def main() -> int:
     options = arguments()
     try:
@@ -161,7 +165,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         is_tiny = options.quick and not options.model
         model = Path(folder) / "tiny" if is_tiny else model_folder(options.model or MODEL)
-        run = Runner(Path(folder), options.threads, reuse=options.quick)
+        run = Runner(Path(folder), options.threads, SIDES, reuse=options.quick)
         prepared = run(
             {
                 "side": "prepare",
@@ -177,7 +181,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         report: dict[str, Any] = {
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "commit": commit(),
-            "versions": versions(),
+            "versions": versions("trueup", "trl", "torch", "transformers", "peft"),
             "machine": {
                 "cpu": cpu_name(),
                 "threads": options.threads,
@@ -208,57 +212,6 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 options.json.write_text(json.dumps(report, indent=1) + "\n")
         run.end()
     return report
-
-
-def say(told: str) -> None:
-    """To whoever waits; the tables alone go to stdout."""
-    print(told, file=sys.stderr, flush=True)
-
-
-class Runner:
-    """Has tasks done by `train_sides.py`, each in a fresh process unless `reuse`."""
-
-    def __init__(self, folder: Path, threads: int, *, reuse: bool) -> None:
-        self.folder, self.threads, self.reuse = folder, threads, reuse
-        self.process: subprocess.Popen[str] | None = None
-
-    def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
-        """Raises: BenchmarkError, with the end of what the process said, if it died."""
-        process = self.process or self._start()
-        answer = ""
-        with contextlib.suppress(BrokenPipeError):
-            print(json.dumps({**task, "threads": self.threads}), file=process.stdin, flush=True)
-            answer = process.stdout.readline() if process.stdout else ""
-        self.process = process if self.reuse and answer else None
-        if self.process is None:
-            process.communicate()
-        if not answer:
-            last = (self.folder / "said").read_text("utf-8", "replace").strip().splitlines()[-8:]
-            raise BenchmarkError("\n".join([f"{task['side']} ended: {process.returncode}", *last]))
-        return json.loads(answer)
-
-    def _start(self) -> "subprocess.Popen[str]":
-        environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": str(self.threads),
-            "MKL_NUM_THREADS": str(self.threads),
-            "TOKENIZERS_PARALLELISM": "false",
-            "HF_HUB_OFFLINE": "1",
-            "HF_DATASETS_CACHE": str(self.folder / "datasets"),
-        }
-        with open(self.folder / "said", "w") as said:
-            return subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name("train_sides.py"))],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=said,
-                env=environment,
-                text=True,
-            )
-
-    def end(self) -> None:
-        if self.process:
-            self.process.communicate()
 
 
 def measured(
@@ -392,53 +345,6 @@ def pairs_of(case: Case, size: Size, steps: int, prepared: dict[str, Any]) -> li
     return first + first[num : 2 * num]
 
 
-def model_folder(name: str) -> Path:
-    """Where a pulled model is.
-
-    Raises:
-        BenchmarkError: nowhere.
-    """
-    from trueup.errors import ModelError
-    from trueup.models.catalog import folder_of
-
-    try:
-        return folder_of(name)
-    except ModelError:
-        raise BenchmarkError(f"there is no model {name}; trueup model pull {name}") from None
-
-
-def num_cores() -> int:
-    """Cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def versions() -> dict[str, str]:
-    names = ("trueup", "trl", "torch", "transformers", "peft")
-    return {"python": platform.python_version()} | {
-        name: importlib.metadata.version(name) for name in names
-    }
-
-
-def commit() -> str:
-    """Of this folder, with a mark where files differ from it."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True)
-    except OSError:
-        return "unknown"
-    return done.stdout.strip() or "unknown"
-
-
-def cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line for line in lines if line.startswith("model name")).split(":")[1].strip()
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
 # --- telling ------------------------------------------------------------------------------------
 
 
@@ -489,16 +395,12 @@ def heading(report: dict[str, Any]) -> str:
     known = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     return (
         f"{report['date'][:10]}, commit {report['commit']}; {known}. "
-        f"{machine['cpu']}, {_some(machine['threads'], 'thread')}; best float32 matrix product "
+        f"{machine['cpu']}, {some(machine['threads'], 'thread')}; best float32 matrix product "
         f"{machine['gemm_per_second'] / 1e9:.0f} GFLOP/s. Model: {said['model']}. Each side of a "
-        f"case has {_some(said['turns'], 'turn')} of 1 warm-up step and "
-        f"{_some(said['steps'], 'timed step')}."
+        f"case has {some(said['turns'], 'turn')} of 1 warm-up step and "
+        f"{some(said['steps'], 'timed step')}."
         + (" Quick: one process did it all; only the differences mean anything." * said["quick"])
     )
-
-
-def _some(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def notes(report: dict[str, Any]) -> list[str]:
@@ -541,37 +443,16 @@ def notes(report: dict[str, Any]) -> list[str]:
 
 
 def as_text(report: dict[str, Any]) -> str:
-    import textwrap
-
     parts = [textwrap.fill(heading(report), 96)]
-    for header, rows in tables(report):
-        widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-        lines = [
-            "  ".join(
-                text.ljust(width) if i == 0 else text.rjust(width)
-                for i, (text, width) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in [header, *rows]
-        ]
-        parts.append("\n".join(lines))
-    listed = (
-        textwrap.fill(n, 96, initial_indent="- ", subsequent_indent="  ") for n in notes(report)
-    )
-    return "\n\n".join([*parts, "\n".join(listed)])
+    parts += [text_table(header, rows) for header, rows in tables(report)]
+    return "\n\n".join([*parts, listed(notes(report), 96)])
 
 
 def as_markdown(report: dict[str, Any]) -> str:
     parts = ["# Training beside TRL", heading(report)]
-    for header, rows in tables(report):
-        aligned = ["---", *["---:"] * (len(header) - 1)]
-        lines = [f"| {' | '.join(row)} |" for row in [header, aligned, *_marked(rows)]]
-        parts.append("\n".join(lines))
+    parts += [markdown_table(header, rows) for header, rows in tables(report)]
     parts.append("\n".join(f"- {note}" for note in notes(report)))
     return "\n\n".join(parts) + "\n"
-
-
-def _marked(rows: Sequence[Sequence[str]]) -> list[list[str]]:
-    return [[f"`{row[0]}`", *row[1:]] for row in rows]
 
 
 if __name__ == "__main__":

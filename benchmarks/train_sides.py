@@ -8,33 +8,18 @@ repeat timed batches, to count what is computed in them.
 
 import hashlib
 import json
-import os
-import resource
-import sys
-import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from processes import peak_mb, serve
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 Task = dict[str, Any]
 LORA = {"rank": 16, "alpha": 32.0}
-
-
-def main() -> None:
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints is no answer
-    sides = {"prepare": prepare, "trueup": trueup_side, "trl": trl_side}
-    for line in sys.stdin:
-        task = json.loads(line)
-        torch.set_num_threads(task["threads"])
-        with tempfile.TemporaryDirectory() as scratch:
-            found = sides[task["side"]](task, Path(scratch))
-        print(json.dumps(found), file=answers, flush=True)
 
 
 # --- what both sides are asked ------------------------------------------------------------------
@@ -94,17 +79,11 @@ class Watch:
                 self._counter.__enter__()
 
 
-def peak_mb() -> float:
-    """This process's highest resident memory so far."""
-    unit = 1024 * 1024 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-
-
 def fingerprint(parameters: Iterable[torch.nn.Parameter]) -> str:
     """Of the values that are about to learn, to the bit."""
     digest = hashlib.sha256()
     for one in parameters:
-        digest.update(one.detach().contiguous().numpy())
+        digest.update(one.detach().contiguous().numpy())  # type: ignore[arg-type]
     return digest.hexdigest()[:16]
 
 
@@ -256,7 +235,7 @@ def trl_side(task: Task, scratch: Path) -> dict[str, Any]:
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
-    from trl import DPOConfig, DPOTrainer
+    from trl import DPOConfig, DPOTrainer  # type: ignore[attr-defined]
 
     after_imports = peak_mb()
     watch = Watch(task)
@@ -284,7 +263,7 @@ def trl_side(task: Task, scratch: Path) -> dict[str, Any]:
 
         def _clip_grad_norm(self, model: Any) -> Any:
             norm = super()._clip_grad_norm(model)
-            norms.append(float(norm))
+            norms.append(float(norm))  # type: ignore[arg-type]
             return norm
 
     class Clock(TrainerCallback):
@@ -350,7 +329,8 @@ def trl_side(task: Task, scratch: Path) -> dict[str, Any]:
         peft_config=adapter,
         callbacks=[Clock()],
     )
-    start = fingerprint(one for one in trainer.model.parameters() if one.requires_grad)
+    learner: Any = trainer.model
+    start = fingerprint(one for one in learner.parameters() if one.requires_grad)
     before = peak_mb()
     trainer.train()
     return {
@@ -367,4 +347,4 @@ def trl_side(task: Task, scratch: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    serve({"prepare": prepare, "trueup": trueup_side, "trl": trl_side})

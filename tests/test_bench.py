@@ -4,6 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,13 +19,16 @@ ANSWERS = [("Blue.", "It is a frog."), ("Green, mostly; in autumn red.", "No."),
 
 
 @pytest.fixture(scope="module")
-def bench() -> ModuleType:
+def bench() -> Iterator[ModuleType]:
+    """The script, with its neighbours within reach as when it is run."""
+    sys.path.insert(0, str(SCRIPT.parent))
     spec = importlib.util.spec_from_file_location("bench_train", SCRIPT)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
-    return module
+    yield module
+    sys.path.remove(str(SCRIPT.parent))
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +159,7 @@ def test_a_different_step_is_told(
 
 
 def test_a_side_that_dies_is_told(bench: ModuleType, tmp_path: Path) -> None:
-    run = bench.Runner(tmp_path, 1, reuse=False)
+    run = bench.Runner(tmp_path, 1, bench.SIDES, reuse=False)
     row = bench.measured(
         bench.Case("prompt", "full", "online"),
         [[[1, 2], [3], [4]]] * 6,

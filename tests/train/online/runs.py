@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,6 +100,7 @@ from pathlib import Path
 import peft, scipy.stats, torch, transformers.models.llama.modeling_llama
 import trueup.judges.reward_model, trueup.train.online.run, trueup.models.sampler
 from trueup.models.backbone import Backbone
+from trueup.errors import TrueupError
 from trueup.models.stored import StoredModel
 from trueup.records import Dataset
 from trueup.store import Store
@@ -113,10 +115,17 @@ for line in sys.stdin:
         print(status, flush=True)
         continue
     os.environ.update(told["environment"])
+    if "WORLD_SIZE" in os.environ:
+        other = os.fork()
+        os.environ["RANK"] = str(int(other == 0))
     store = Store(told["store"])
     champion = StoredModel.serving(store, Backbone.load(Path(told["model"])))
     config = TrainConfig.model_validate_json(told["config"])
-    run(store, config, store.all(Dataset)[0], champion)
+    try:
+        run(store, config, store.all(Dataset)[0], champion)
+    except TrueupError as error:
+        print(error, file=sys.stderr, flush=True)
+        os._exit(bool("RANK" not in os.environ or not other or os.wait()))
     os._exit(0)
 """
 
@@ -125,12 +134,13 @@ class Runner:
     """A process that forks for every run it is asked for."""
 
     def __init__(self) -> None:
+        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed in `end`
         self.process = subprocess.Popen(
             [sys.executable, "-c", WAITING],
             env=environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._said,
             text=True,
         )
 
@@ -163,8 +173,14 @@ class Runner:
         os.kill(child, 9)
         assert self.status() == 9
 
+    def complaints(self) -> str:
+        """All errors of all runs so far."""
+        self._said.seek(0)
+        return self._said.read()
+
     def end(self) -> None:
         assert self.process.stdin and self.process.stdout
         self.process.stdin.close()
         self.process.wait(timeout=60)
         self.process.stdout.close()
+        self._said.close()

@@ -55,7 +55,8 @@ def test_the_samplers_log_probs_are_those_of_a_recomputation(make_project: MakeP
     drawn = LocalEngine(policy, "moved")(PROMPTS, Sampling(max_tokens=8, seed=1), 4)
     rows = [
         Branches(
-            chat.prompt_ids(policy.backbone.tokenizer, prompt), [one.token_ids for one in group]
+            chat.prompt_ids(policy.backbone.tokenizer, prompt),
+            [one.token_ids or () for one in group],
         )
         for prompt, group in zip(PROMPTS, drawn, strict=True)
     ]

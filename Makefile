@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help setup quickstart test test-vllm lint docs bench bench-train science clean
+.PHONY: help setup quickstart test test-vllm lint docs bench bench-train bench-online science clean
 
 help:
 	@echo "make quickstart   set up, then turn the loop once on a real model"
@@ -14,6 +14,7 @@ help:
 	@echo "make docs         write the generated pages again"
 	@echo "make bench        measure (slow; results go into LOG.md)"
 	@echo "make bench-train  measure training beside TRL (slow; ARGS='--quick' for a minute)"
+	@echo "make bench-online measure drawing, scoring and PPO beside transformers and TRL (the same)"
 	@echo "make science      hold claims of alignment against a toy world (slow; ARGS='--seeds 1')"
 
 # torch first and by exact pin: a later package that asks for a range must find it installed
@@ -61,8 +62,12 @@ bench: setup
 bench-train: setup
 	$(BIN)/python benchmarks/train.py $(ARGS)
 
+# TRL's PPO needs an environment of its own, which is made on first use
+bench-online: setup
+	$(BIN)/python benchmarks/online.py $(ARGS)
+
 science: setup
 	$(BIN)/python benchmarks/science/run.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) quickstart build src/*.egg-info
+	rm -rf $(VENV) $(VLLM_VENV) .venv-ppo quickstart build src/*.egg-info

@@ -116,6 +116,16 @@ def test_half_way_merging_moves_the_model_less(folder: Path) -> None:
     assert half.rounds[0].checkpoint.metrics["merge"] == {"share": 0.5, "lost": 0.0}
 
 
+def test_rounds_train_at_a_rate_of_their_own(folder: Path) -> None:
+    project = project_of(folder, "rounds.learning_rate=1e-5", "rounds.rounds=1")
+    done = run(project)
+    (record,) = project.store.all(TrainingRun)
+    assert record.config["learning_rate"] == 1e-5
+    assert project.config.train.learning_rate == 1e-3
+    drawn = next(r for r in done.rounds[0].reports if r.tag == "guard").verdict.figures["kl"]
+    assert drawn is not None and drawn < 0.05  # it went a hundredth of the way
+
+
 def test_replay_brings_earlier_rounds_pairs_back(folder: Path) -> None:
     done = run(project_of(folder, "train.replay_share=0.5", "rounds.rounds=2"))
     replayed = [one.checkpoint.metrics["replay"]["replayed"] for one in done.rounds]

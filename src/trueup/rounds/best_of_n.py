@@ -16,6 +16,7 @@ from trueup.project import Project
 from trueup.records import Checkpoint, Dataset, Label, Report
 from trueup.rounds.answers import prompts_of, rank_answers, reward_of
 from trueup.rounds.config import RoundsConfig
+from trueup.rounds.run import training
 
 __all__ = ["Arm", "BestOfN", "best_of_n", "expected_best", "kl_bound"]
 
@@ -105,7 +106,7 @@ def _best_of_n(project: Project, config: RoundsConfig) -> BestOfN:
         ],
         kl_bound=kl_bound(config.num_samples),
     )
-    sft = project.config.train.model_copy(update={"method": "sft", "plus": {}})
+    sft = training(project, config).model_copy(update={"method": "sft", "plus": {}})
     for name in ("best", "random"):
         places = [_place(one, name, config.seed) for one in labels]
         dataset = _dataset(project, labels, places, name)

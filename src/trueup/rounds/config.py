@@ -40,6 +40,10 @@ class RoundsConfig(StageConfig):
     max_tokens: int = Field(default=128, ge=1)
     """Longest answer drawn."""
 
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Of each round; by default `train.learning_rate`. Rounds add up: at the rate that suits a
+    single run, three of them can sharpen a policy until it has no entropy left."""
+
     merge: float = Field(default=1.0, gt=0, le=1)
     """Share of a round's change of the weights that is kept. 0.5 goes half way, which forgets less
     and learns less."""

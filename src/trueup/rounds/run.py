@@ -105,7 +105,7 @@ def _run(project: Project, config: RoundsConfig) -> Rounds:
             return done
         dataset = pair.freeze(store, pairs, source="rounds", skipped=skipped)
         checkpoint = train.run(
-            store, project.config.train, dataset, model, is_held_out=held_out.contains
+            store, training(project, config), dataset, model, is_held_out=held_out.contains
         )
         if config.merge < 1:
             checkpoint = train.merge(store, checkpoint, model, share=config.merge)
@@ -125,6 +125,12 @@ def _run(project: Project, config: RoundsConfig) -> Rounds:
             return done
         model = StoredModel(store, project.backbone, checkpoint.id, role=ROLE)
     return done
+
+
+def training(project: Project, config: RoundsConfig) -> train.TrainConfig:
+    """How a round trains: as `[train]` says, at the rounds' own rate."""
+    rate = config.learning_rate or project.config.train.learning_rate
+    return project.config.train.model_copy(update={"learning_rate": rate})
 
 
 def _check(project: Project, reward: Reward) -> None:

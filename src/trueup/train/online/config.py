@@ -47,7 +47,8 @@ class OnlineConfig(StageConfig):
     reward: str = ""
     """What scores answers: a judge's name as in `label.judge`, the id of a checkpoint that was
     trained with `--method reward`, `package.module:function`, or an `http://` address that takes
-    prompt and completions and returns scores. It must not be the scorer that promotes."""
+    prompt and completions and returns scores. Up to eight prompts are scored at once, each in a
+    thread. It must not be the scorer that promotes."""
 
     reward_members: Literal["mean", "min", "uwo"] = "mean"
     """How a reward checkpoint's members are combined; `min` and `uwo` are sceptical."""

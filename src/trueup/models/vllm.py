@@ -90,8 +90,10 @@ class VLLMServer:
             raise self._failure("listed no models", said, expected='{"data": [...]}') from None
 
     def load_adapter(self, name: str, folder: Path) -> None:
-        """Serve a PEFT folder under this name, in place of what the name meant before. Answers
-        under way are finished with what they began with.
+        """Serve a PEFT folder under this name, in place of what the name meant before.
+
+        The server opens the folder again whenever it likes, as long as it serves the name: what is
+        written there shows, loaded again or not. Write only while no answers are under way.
 
         Raises:
             UpstreamError: the server cannot open the folder, or does not load adapters.
@@ -115,13 +117,14 @@ class VLLMServer:
         """Continue every prompt `num_samples` times, as `sampler.sample` does on our own network.
 
         A seed is the server's own: the same one gives the same answers there, other ones than
-        here, and in other company they may differ by rounding.
+        here, and in other company they may differ by rounding. At most 4 stop strings.
 
         Args:
             model: name of the base or of an adapter.
             eos_ids: tokens that end a completion; the one drawn is kept, with its log-prob.
             salt: name of the weights. The server keeps the keys and values of prompts under the
-                adapter's *name*; under another salt it computes them anew.
+                adapter's name and path, loaded again or not; under another salt it computes them
+                anew.
 
         Returns:
             For each request its samples, in order.
@@ -223,7 +226,7 @@ class VLLMServer:
         hint = "check that the server is up, and train.online.engine.base_url"
         if status in (401, 403):
             hint = f"check the key in the environment variable {self.api_key_env}"
-        elif call.path.endswith("_lora_adapter") and status == 404 and "not exist" not in problem:
+        elif call.path.endswith("_lora_adapter") and problem == "HTTP 404: Not Found":  # no route
             hint = (
                 "start the server with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True in "
                 "its environment"

@@ -128,13 +128,22 @@ def _rendered_end(tokenizer: Tokenizer) -> int:
 def completion_ids(tokenizer: Tokenizer, completion: Completion) -> list[int]:
     """The completion's tokens, ending with the end-of-turn token unless it was cut off.
 
-    Stored tokens are used as they are: decoding and encoding again need not give them back.
+    Stored tokens are used as they are: decoding and encoding again need not give them back. One
+    that a stop string ended is its text, closed like text from elsewhere: the string's own tokens
+    are not part of what anybody read.
     Lengths, never token values, say what is padding: the pad token may be the end-of-turn token.
     """
-    if completion.token_ids:
+    if completion.token_ids and not _is_cut_by_string(tokenizer, completion):
         return list(completion.token_ids)
     ended = [] if completion.finish_reason == "length" else [end_id(tokenizer)]
     return _plain_ids(tokenizer, completion.text) + ended
+
+
+def _is_cut_by_string(tokenizer: Tokenizer, completion: Completion) -> bool:
+    drawn, ids = completion.sampling, completion.token_ids or ()
+    if not drawn or not drawn.stop or completion.finish_reason != "stop":
+        return False
+    return ids[-1] not in eos_ids(tokenizer)
 
 
 def decode(tokenizer: Tokenizer, token_ids: Sequence[int]) -> str:

@@ -14,6 +14,7 @@ import torch
 
 from trueup.errors import UpstreamError
 from trueup.models.backbone import Backbone
+from trueup.models.chat import decode
 from trueup.models.logprobs import Branches, completion_logprobs
 from trueup.models.sampler import Drawn, SampleRequest, sample
 from trueup.models.tiny import save_tiny
@@ -146,18 +147,18 @@ def the_models_own_end_token_ends_only_where_asked(world: World) -> None:
 
 
 def a_stop_string_ends_with_its_tokens(world: World) -> None:
-    decode = world.backbone.tokenizer.decode
     request = asked([75, 221, 40, 0], 6, stop=[*LETTERS], max_tokens=12)
     (group,) = draw(world, [request])
-    stopped = [one for one in group if one.finish_reason == "stop"]
-    assert stopped
-    late = []  # tokens behind the one that completed the stop string
-    for one in stopped:
-        sizes = range(1, len(one.token_ids) + 1)
-        first = next(n for n in sizes if {*LETTERS} & {*decode(one.token_ids[:n])})
-        late.append(len(one.token_ids) - first)
-    print("\nstopped late by", late, [decode(one.token_ids) for one in stopped])
-    assert 0 in late
+
+    def is_in(token_ids: Sequence[int]) -> bool:
+        return bool({*LETTERS} & {*decode(world.backbone.tokenizer, token_ids)})
+
+    stopped = [one for one in group if is_in(one.token_ids)]
+    assert len(stopped) > 1
+    for one in group:
+        assert not is_in(one.token_ids[:-1])
+        ended = one.token_ids[-1] in NO_END
+        assert (one.finish_reason == "stop") == (ended or one in stopped)
     assert gap(world, None, request.prompt_ids, group) < TOLERANCE
 
 

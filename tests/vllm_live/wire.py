@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,7 +50,8 @@ def serving(answer: Answering) -> Iterator[str]:
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(said.body)))
             self.end_headers()
-            self.wfile.write(said.body)
+            with suppress(BrokenPipeError):  # of who has lost patience
+                self.wfile.write(said.body)
 
         do_GET = do_POST = _do
 

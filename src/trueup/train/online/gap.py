@@ -2,8 +2,8 @@
 
 The same weights in another kernel or dtype differ by rounding: 3e-6 nats a token on average where
 both compute in float32, 0.02 to 0.04 where the engine computes in bfloat16. Importance weights
-correct for that. Another base, template or adapter differs by far more, and no weight mends it: what was
-drawn is then another model's.
+correct for that. Another base, template or adapter differs by far more, and no weight mends it:
+what was drawn is then another model's.
 """
 
 from collections.abc import Mapping, Sequence

@@ -13,7 +13,7 @@ from trueup.toy.language import FILLERS, copy_prompts, words
 __all__ = ["iterative", "weekly", "with_likelihood", "with_replay"]
 
 WEEKS, PROMPTS, EPOCHS = 6, 384, 4
-NUM_COPIES = 384
+NUM_COPIES = 768
 SFT = 0.5
 
 
@@ -53,9 +53,9 @@ def with_likelihood(world: World) -> dict[str, Any]:
 
 
 def with_replay(world: World) -> dict[str, Any]:
-    """As `with_likelihood`, and a quarter of each week's pairs are of earlier weeks, the copies
+    """As `with_likelihood`, and two fifths of each week's pairs are of earlier weeks, the copies
     among them."""
-    return weekly(world, sft=SFT, replay_share=0.25)
+    return weekly(world, sft=SFT, replay_share=0.4)
 
 
 def iterative(world: World) -> dict[str, Any]:

@@ -30,7 +30,7 @@ Point = dict[str, float]
 """What was measured at one step."""
 
 NUM_PAIRS, PAIRS_PER_STEP, STEPS = 1536, 64, 192
-LOOK_AT = (0, 6, 12, 24, 48, 96, 192)
+LOOK_AT = (0, 6, 12, 24, 36, 48, 96, 192)
 """Optimizer steps: dense where KL 3.5 lies."""
 NUM_HELD_OUT = 256
 SHARPNESS = 1.5
@@ -156,7 +156,7 @@ class Eye(NamedTuple):
     def look(self, policy: Policy | StoredModel, step: int) -> Point:
         """Measure the policy as it is now."""
         backbone, role = policy.backbone, policy.role
-        found = figures(backbone, role, base=self.world.backbone, num_prompts=128, num_samples=4)
+        found = figures(backbone, role, base=self.world.backbone, num_prompts=256, num_samples=4)
         with policy.acting() as model:
             labelled, true = self.labelled.measure(model), self.true.measure(model)
         return {

@@ -30,10 +30,10 @@ def goodhart(world: World) -> dict[str, Any]:
     config = world.config(
         method="reward",
         adapter="lora",
-        learning_rate=1e-3,
+        learning_rate=3e-3,
         schedule="linear",
         warmup=0.1,
-        epochs=3,
+        epochs=4,
         eval_share=0.1,
         eval_every_steps=1000,
     )

@@ -79,6 +79,7 @@ def _timed(task: Task, work: Callable[[], Any]) -> tuple[list[float], Any]:
     """Seconds of the warm-up and of the timed runs, and what the last one gave."""
     seconds, found = [], None
     for _ in range(1 + task["timed"]):
+        found = None  # what the run before gave is no part of this one's memory
         began = time.perf_counter()
         found = work()
         seconds.append(time.perf_counter() - began)
@@ -155,7 +156,7 @@ def draw_transformers(task: Task, scratch: Path) -> Task:
     def stop(token_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
         return torch.tensor(rows) <= token_ids.shape[1] - prompts_BT.shape[1]
 
-    def work() -> tuple[torch.Tensor, torch.Tensor | None]:
+    def work() -> tuple[Any, torch.Tensor | None]:
         torch.manual_seed(task["seed"])
         out = model.generate(
             prompts_BT,
@@ -163,26 +164,45 @@ def draw_transformers(task: Task, scratch: Path) -> Task:
             stopping_criteria=StoppingCriteriaList([stop] if rows else []),  # type: ignore[list-item]
             **settings,
         )
-        answers_BT = out.sequences[:, prompts_BT.shape[1] :]
         if not task["with_logprobs"]:
-            return answers_BT, None
-        return answers_BT, model.compute_transition_scores(
+            return out, None
+        scores_BT = model.compute_transition_scores(
             out.sequences, out.logits, normalize_logits=True
         )
+        return out, scores_BT
 
-    seconds, (answers_BT, logprobs_BT) = _timed(task, work)
+    seconds, (out, scores_BT) = _timed(task, work)
+    peak, num_samples = peak_mb(), task["num_samples"]
+    answers_BT = out.sequences[:, prompts_BT.shape[1] :]
     ended = [
         rows[at] if rows else _num_until(one, task["eos_ids"])
         for at, one in enumerate(answers_BT.tolist())
     ]
-    return {
-        "seconds": seconds,
-        "peak_mb": peak_mb(),
-        "answers": _grouped(answers_BT, ended, task["num_samples"]),
-        "logprobs": logprobs_BT
-        if logprobs_BT is None
-        else _grouped(logprobs_BT, ended, task["num_samples"]),
-    }
+    found = {"seconds": seconds, "peak_mb": peak, "logprobs": None}
+    found["answers"] = _grouped(answers_BT, ended, num_samples)
+    if scores_BT is not None:
+        # transformers' scores come from a float32 softmax along a strided axis and are 2e-4 off on
+        # a vocabulary of 49,152; what is held to the plain pass are its logits, normalised exactly
+        logprobs_BT = _drawn_logprobs(out.logits, answers_BT)
+        found["logprobs"] = _grouped(logprobs_BT, ended, num_samples)
+        pairs = zip(
+            _flat(found["logprobs"]), _flat(_grouped(scores_BT, ended, num_samples)), strict=True
+        )
+        found["transition_scores_off"] = max(abs(exact - score) for exact, score in pairs)
+    return found
+
+
+def _drawn_logprobs(logits: Sequence[torch.Tensor], answers_BT: torch.Tensor) -> torch.Tensor:
+    """Of the drawn tokens, in float64, from the logits of each position."""
+    columns = [
+        logits_BV.double().log_softmax(-1).gather(1, answers_BT[:, at : at + 1])
+        for at, logits_BV in enumerate(logits)
+    ]
+    return torch.cat(columns, dim=1)
+
+
+def _flat(groups: list[list[list[float]]]) -> list[float]:
+    return [value for group in groups for one in group for value in one]
 
 
 def _num_until(tokens: Sequence[int], eos_ids: Sequence[int]) -> int:

@@ -112,7 +112,9 @@ def notes(report: dict[str, Any]) -> list[str]:
         "highest resident memory, imports included. `speed`: how many times as fast trueup is; "
         "`ratio`: its memory as a share.",
         "Equal: lengths are what was set; log-probs of drawn tokens are those of a plain pass of "
-        "transformers' model; scores are the classifier's; trueup gives TRL's first answers the "
+        "transformers' model (`generate`'s taken from its logits: the transition scores it "
+        "returns are up to 2e-4 off by rounding, see the JSON); scores are the classifier's; "
+        "trueup gives TRL's first answers the "
         f"scores and log-probs that TRL gave them. Beyond {said['tolerance']:.0e}, in nats and "
         "raw scores, a row is INVALID.",
     ]

@@ -119,6 +119,8 @@ KINDS: dict[type[Record], tuple[dict[str, Any], dict[str, Any]]] = {
             "label_ids": ("label_1",),
             "source": "file:a.jsonl",
             "skipped": {"tie": 1},
+            "prompts": (OTHER_PROMPT,),
+            "interaction_ids": ("interaction_1",),
         },
     ),
     TrainingRun: (
@@ -374,7 +376,7 @@ def test_every_record_names_the_records_it_was_made_from() -> None:
         Flag: ("interaction_2",),
         Label: ("interaction_1",),
         PreferencePair: ("label_1", "label_2"),
-        Dataset: ("pair_2", "pair_1", "label_1"),
+        Dataset: ("pair_2", "pair_1", "label_1", "interaction_1"),
         TrainingRun: ("dataset_2",),
         Checkpoint: ("run_2",),
         SampleSet: (),
@@ -412,3 +414,14 @@ def test_only_untouched_sampling_draws_from_the_models_own_distribution() -> Non
 def test_indexed_fields_exist() -> None:
     for kind in kinds():
         assert set(kind.indexed) <= set(kind.model_fields), kind
+
+
+def test_a_field_that_came_later_changes_no_id_while_it_says_nothing() -> None:
+    """What was hashed before these fields existed is still what it was."""
+    assert Dataset(pair_ids=("a",), source="loop").id == "dataset_98b61e1bd2a416bf957c"
+    drawn = Completion(text="y", sampling=Sampling(temperature=0.7, seed=3))
+    one = Interaction(prompt=(Message(role="user", content="x"),), completion=drawn, source="g")
+    assert one.id == "interaction_abaf80d382ee86b5ac4a"
+    assert "top_k" not in Sampling().model_dump() and Sampling(top_k=5).model_dump()["top_k"] == 5
+    again = Interaction.model_validate_json(one.model_dump_json())
+    assert again == one and again.expected_id() == one.id

@@ -758,6 +758,7 @@ def test_a_watch_that_breaks_ends_the_run_as_killed(
     text = Path(launcher.__file__).read_text()
     changed = text.replace("    total = 0\n", "    total = 1 / 0\n")
     assert changed != text
+    check_available()  # the probe is kept; with the broken launcher it would fail first
     monkeypatch.setattr(run, "LAUNCHER", tmp_path / "launcher.py")
     run.LAUNCHER.write_text(changed)
     result = run_code("import time; time.sleep(60)", timeout_s=5)

@@ -335,7 +335,7 @@ def test_whole_weights_under_a_half_precision_champion_learn_as_in_full(
 
 def interrupted(project: Project, config: TrainConfig, between: Callable[[], None]) -> Path:
     """Stop in the third step after a state was saved, do something, and go on."""
-    from trueup.train import fit as module
+    from trueup.train import step as module
 
     real, steps = module._check, []
 

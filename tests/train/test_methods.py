@@ -14,7 +14,7 @@ from torch import Tensor
 from trueup.errors import ConfigError
 from trueup.records import Completion, Dataset, Label, PreferencePair
 from trueup.train import TrainConfig
-from trueup.train.config import Method
+from trueup.train.config import ONLINE, Method
 from trueup.train.data import Row, encode, split
 from trueup.train.identity import closed_form
 from trueup.train.objectives import KTO, SFT, Preference
@@ -49,7 +49,7 @@ def setting(method: Method, **others: Any) -> TrainConfig:
 def test_every_method_but_the_reward_model_is_here() -> None:
     from typing import get_args
 
-    assert set(METHODS) == set(get_args(Method)) - {"reward"}
+    assert set(METHODS) == set(get_args(Method)) - {"reward", *ONLINE}
 
 
 @pytest.mark.parametrize("method", METHODS)

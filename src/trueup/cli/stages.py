@@ -17,6 +17,16 @@ from trueup.train.config import ONLINE, Allowed, Method, TrainConfig
 __all__ = ["flag", "label", "pair", "train"]
 
 
+class MethodChoice(click.Choice[str]):
+    """A training method, typed with dashes or, as in the settings, with underscores."""
+
+    def __init__(self) -> None:
+        super().__init__([name.replace("_", "-") for name in get_args(Method)])
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return super().convert(value.replace("_", "-"), param, ctx).replace("-", "_")
+
+
 @click.command()
 @json_option
 @click.pass_context
@@ -83,8 +93,7 @@ def pair(ctx: click.Context, as_json: bool) -> None:
 @click.option("--limit", type=click.IntRange(min=1), help="Train on the first N records of it.")
 @click.option(
     "--method",
-    type=click.Choice([name.replace("_", "-") for name in get_args(Method)]),
-    callback=lambda _, __, value: value and value.replace("-", "_"),
+    type=MethodChoice(),
     help="How the policy learns. [default: train.method in trueup.toml]",
 )
 @click.option(

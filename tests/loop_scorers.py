@@ -1,6 +1,10 @@
 """Scorers of the test project, named in its settings as `loop_scorers:NAME`."""
 
-from trueup.records import Messages
+import time
+from collections.abc import Sequence
+
+from trueup.judges.base import Ranking
+from trueup.records import Completion, Messages
 
 
 def plain(_: Messages, answer: str) -> float:
@@ -26,3 +30,33 @@ def brief(_: Messages, answer: str) -> float:
 def broken(_: Messages, answer: str) -> float:
     """A judge that falls over."""
     raise RuntimeError("out of order")
+
+
+def nan(_: Messages, answer: str) -> float:
+    """A judge that has no number."""
+    return float("nan")
+
+
+def hangs(_: Messages, answer: str) -> float:
+    """A judge that never comes back, as far as anybody who waits is concerned."""
+    time.sleep(20)
+    return 0.0
+
+
+def no_sky(prompt: Messages, answer: str) -> float:
+    """It cannot judge what is asked of the sky."""
+    if "sky" in prompt[-1].content:
+        raise RuntimeError("no sky")
+    return plain(prompt, answer)
+
+
+class TooFew:
+    """A judge that loses an answer."""
+
+    id, kind, is_symmetric = "code:too-few", "code", True
+
+    def rank(self, prompt: Messages, candidates: Sequence[Completion]) -> Ranking:
+        return Ranking((1.0,) * (len(candidates) - 1), ())
+
+
+too_few = TooFew()

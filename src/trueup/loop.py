@@ -36,6 +36,7 @@ __all__ = [
     "Project",
     "Turn",
     "ab_gate",
+    "behind",
     "evaluate_gate",
     "guard_gate",
     "held_out",
@@ -216,24 +217,42 @@ def _releases(store: Store) -> list[Release]:
 
 def taught_by(store: Store, checkpoint: Checkpoint) -> list[str]:
     """Everybody whose judgement a checkpoint has learned from since the champion: who labelled
-    its pairs, who scored its own answers, and, where that was a reward model, who labelled that
-    one's pairs; then the same of the checkpoint it started from."""
+    its pairs, replayed ones too, who scored its own answers, and whoever is behind those; then the
+    same of the checkpoint it started from."""
     champion, found = store.champion(), set[str]()
     link: Checkpoint | None = checkpoint
     while link and not (champion and link.weights == champion.weights):
         run = store.get(TrainingRun, link.run_id)
         found.update(_annotators(store, store.get(Dataset, run.dataset_id)))
+        found.update(link.metrics.get("replay", {}).get("annotators", ()))
         if rewarded_by := run.config.get("rewarded_by"):
             found.add(rewarded_by)
-        # weights that start at themselves would go round for ever
-        start = store.last(Checkpoint, weights=run.start_weights)
-        link = start if start and start.created_at < link.created_at else None
-    for reward in [one for one in found if one.startswith("reward:")]:
-        trained = store.last(Checkpoint, weights=reward.split(":")[1])
-        if trained:
-            run = store.get(TrainingRun, trained.run_id)
-            found.update(_annotators(store, store.get(Dataset, run.dataset_id)))
+        link = _made_before(store, run.start_weights, link)
+    return sorted({one for name in found for one in behind(store, name)})
+
+
+def behind(store: Store, annotator: str) -> list[str]:
+    """An annotator and, where it is a reward model, who labelled what that was trained on, and so
+    on down to those who are no models of ours."""
+    found, waiting = set[str](), [annotator]
+    while waiting:
+        one = waiting.pop()
+        if one in found:
+            continue
+        found.add(one)
+        if one.startswith("reward:"):
+            for trained in store.each(Checkpoint, weights=one.split(":")[1]):
+                run = store.get(TrainingRun, trained.run_id)
+                waiting += _annotators(store, store.get(Dataset, run.dataset_id))
+                waiting += trained.metrics.get("replay", {}).get("annotators", ())
     return sorted(found)
+
+
+def _made_before(store: Store, weights: str, link: Checkpoint) -> Checkpoint | None:
+    """The newest checkpoint of these weights that is older than the one that started from it; the
+    same weights may have been made again since."""
+    older = [c for c in store.each(Checkpoint, weights=weights) if c.created_at < link.created_at]
+    return max(older, key=lambda c: c.created_at, default=None)
 
 
 def _annotators(store: Store, dataset: Dataset) -> list[str]:

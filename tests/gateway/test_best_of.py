@@ -74,6 +74,19 @@ def test_a_judge_that_fails_costs_the_choice_and_not_the_answer(
         assert len(gateway.interactions()) == 1
 
 
+@pytest.mark.parametrize("judge", ["hangs", "nan", "too_few"])
+def test_a_judge_that_hangs_or_talks_nonsense_costs_the_choice_too(
+    open_gateway: Callable, engine: Engine, judge: str
+) -> None:
+    settings = {"best_of": 3, "best_of_judge": f"loop_scorers:{judge}", "best_of_timeout_s": 0.5}
+    with open_gateway(engine, max_tokens=16, **settings) as gateway:
+        said = [ask(gateway).choices[0].message.content for _ in range(3)]
+        drawn = engine.submit(PROMPT, Sampling(max_tokens=16, seed=3), num_samples=3)
+        assert said == [drawn.answer.result(60)[0].text] * 3
+        kept = gateway.interactions()
+        assert [one.completion.sampling.best_of for one in kept] == [1] * 3
+
+
 def test_more_draws_than_fit_side_by_side_are_refused_in_words(
     open_gateway: Callable, engine: Engine
 ) -> None:

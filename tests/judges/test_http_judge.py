@@ -3,6 +3,7 @@ real and local."""
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -164,3 +165,48 @@ def test_a_second_try_may_succeed(server: Server) -> None:
     server.replies = [(500, b"no"), scores(1, 2)]
     judge = HTTPJudge(server.url, EndpointConfig(timeout_s=5.0, max_retries=1))
     assert judge.rank(PROMPT, ANSWERS).scores == (1.0, 2.0)
+
+
+def test_a_key_that_is_echoed_across_the_cut_stays_out(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shortened first, half of it would be left, and half is not found."""
+    key = "sk-" + "verysecret" * 5
+    monkeypatch.setenv("TRUEUP_JUDGE_API_KEY", key)
+    server.replies = [(200, b"x" * 60 + key.encode())]
+    with pytest.raises(UpstreamError) as caught:
+        HTTPJudge(server.url, ONCE).rank(PROMPT, ANSWERS)
+    assert "verysecret" not in str(caught.value) and "sk-" not in str(caught.value)
+
+
+def test_an_answer_that_drips_is_given_up_in_time() -> None:
+    """Each byte in time, the whole never: a socket's own limit would not end it."""
+
+    class Dripping(_Handler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.end_headers()
+            for _ in range(100):
+                self.wfile.write(b" ")
+                self.wfile.flush()
+                time.sleep(0.1)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Dripping) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        patience = EndpointConfig(timeout_s=0.5, max_retries=0)
+        started = time.monotonic()
+        with pytest.raises(UpstreamError, match="in time"):
+            HTTPJudge(f"http://127.0.0.1:{server.server_address[1]}", patience).rank(
+                PROMPT, ANSWERS
+            )
+        assert time.monotonic() - started < 5
+        server.shutdown()
+        thread.join()
+
+
+def test_an_address_with_a_query_is_refused() -> None:
+    with pytest.raises(ConfigError, match="query"):
+        resolve("http://127.0.0.1:1/score?token=secret")

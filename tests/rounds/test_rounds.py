@@ -235,6 +235,63 @@ def test_everybody_behind_a_checkpoint_is_known(folder: Path) -> None:
     assert loop.taught_by(project.store, run_2.rounds[-1].checkpoint) == ["code:loop_scorers:plain"]
 
 
+def test_the_reward_of_a_call_is_the_one_that_ranks(folder: Path) -> None:
+    project = project_of(folder)
+    asked = project.config.rounds.model_copy(update={"reward": "loop_scorers:padded", "rounds": 1})
+    run(project, asked)
+    assert {one.annotator for one in project.store.each(Label)} == {"code:loop_scorers:padded"}
+    with pytest.raises(ConfigError, match="imported"):
+        best_of_n(project, asked.model_copy(update={"reward": "no_such_module:judge"}))
+
+
+def test_prompts_that_can_never_be_scored_do_not_stop_a_second_call(folder: Path) -> None:
+    told = ('rounds.reward="loop_scorers:no_sky"', "rounds.rounds=1")
+    first = run(project_of(folder, *told))
+    assert first.rounds[0].skipped["reward: it raised RuntimeError"] == 3
+    again = run(project_of(folder, *told))
+    assert again.rounds[0].checkpoint.id == first.rounds[0].checkpoint.id
+
+
+def test_labels_of_rounds_are_no_pairs_of_the_weekly_loop(folder: Path) -> None:
+    project = project_of(folder, "rounds.num_samples=4")
+    best_of_n(project)
+    assert project.store.count(Label) > 0
+    pair.run(project.store, project.config.pair, pair.HeldOut([]))
+    assert pair.new_pairs(project.store) == []
+
+
+def test_whoever_is_behind_a_reward_is_found_through_other_rewards(folder: Path) -> None:
+    store = project_of(folder).store
+
+    def trained(name: str, annotator: str) -> str:
+        """A reward model on this annotator's labels; the name that it labels under."""
+        made = label(1.0, 0.0, texts=(f"{name} a", f"{name} b")).model_copy(
+            update={"annotator": annotator, "id": ""}
+        )
+        made = Label.model_validate(made.model_dump())
+        (two,), _ = pairs_of([made], RoundsConfig(), min_margin=0.0)
+        store.add_all([made, two])
+        record = TrainingRun(
+            dataset_id=pair.freeze(store, [two], source=name).id,
+            method="reward",
+            config={},
+            base_weights="b",
+            start_weights="b",
+            ref_weights="b",
+            template="t",
+        )
+        store.add(record)
+        store.add(
+            Checkpoint(run_id=record.id, path="p", weights=f"weights_{name}", base_weights="b")
+        )
+        return f"reward:weights_{name}:mean/1"
+
+    first = trained("one", "code:facts/1")
+    second = trained("two", first)
+    assert loop.behind(store, second) == ["code:facts/1", first, second]
+    assert loop.behind(store, "code:x") == ["code:x"]
+
+
 # --- pairs ----------------------------------------------------------------------------------------
 
 

@@ -24,14 +24,19 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trueup.errors import ConfigError, IdentityError, ModelError
 from trueup.models.backbone import base_weights
 from trueup.models.stored import StoredModel
+from trueup.promote import PromoteConfig
 from trueup.records import (
+    ABReport,
     Checkpoint,
     Completion,
     Dataset,
+    EvalReport,
+    GuardReport,
     PreferencePair,
     Release,
     Sampling,
     TrainingRun,
+    Verdict,
 )
 from trueup.store import Store
 from trueup.train import TrainConfig, run
@@ -287,3 +292,28 @@ def test_an_adapter_of_the_old_base_does_not_fit_the_new_one(make_project: MakeP
             whole.champion,
         )
     assert whole.champion.weights in str(caught.value) or "were written" in str(caught.value)
+
+
+def test_a_whole_checkpoint_that_passed_every_gate_becomes_champion(finished: Finished) -> None:
+    """And one whose file was changed does not."""
+    from trueup import promote
+
+    store, checkpoint = finished.project.store, finished.checkpoint
+    champion = store.champion()
+    against = champion.weights if champion else finished.project.champion.weights
+    reports = {
+        name: kind(
+            checkpoint_id=checkpoint.id,
+            champion=against,
+            verdict=Verdict(gate=name, status="passed", reason="for this test"),
+        )
+        for name, kind in (("guard", GuardReport), ("evaluate", EvalReport), ("ab", ABReport))
+    }
+    store.add_all(reports.values())
+    file = finished.folder / "model.safetensors"
+    kept = file.read_bytes()
+    file.write_bytes(kept[:-4] + b"\0\0\0\1")
+    refused = promote.run(store, PromoteConfig(), checkpoint, reports)
+    assert refused.status == "refused" and "changed" in refused.reason
+    file.write_bytes(kept)
+    assert promote.run(store, PromoteConfig(), checkpoint, reports).passed

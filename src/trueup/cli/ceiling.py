@@ -74,5 +74,7 @@ def _show(found: Ceiling) -> None:
         )
         say("cannot learn that way: SFT first.")
         say("Next: trueup train --method sft with demonstrations of these, or trueup rounds")
-    else:
+    elif found.items and not found.unchecked:
         say("Every item is within reach. Next: trueup rounds")
+    else:
+        say("Whether the rest is within reach is unknown. Next: run it where a sandbox is")

@@ -205,7 +205,8 @@ def _prompts(
         )
     dataset = _dataset(project, source, limit, config)
     pairs = store.get_all(PreferencePair, dataset.pair_ids)
-    prompts = [*dataset.prompts, *(one.prompt for one in pairs)]
+    labels = store.get_all(Label, dataset.label_ids)
+    prompts = [*dataset.prompts, *(one.prompt for one in (*pairs, *labels))]
     return stage.freeze_prompts(store, prompts[:limit], source=dataset.source)
 
 

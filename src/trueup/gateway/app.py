@@ -94,7 +94,7 @@ def _best_of(serve: ServeConfig) -> BestOf | None:
     if serve.best_of == 1:
         return None
     judge = resolve(serve.best_of_judge, endpoint=serve.best_of_endpoint)
-    return BestOf(judge, serve.best_of)
+    return BestOf(judge, serve.best_of, timeout_s=serve.best_of_timeout_s)
 
 
 class _Health:

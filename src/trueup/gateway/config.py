@@ -45,6 +45,9 @@ class ServeConfig(StageConfig):
     """Who picks: a judge's name as in `label.judge`, `package.module:function` or an `http://`
     address. What it picks is captured, so it also shapes what is trained on."""
 
+    best_of_timeout_s: float = Field(default=10.0, gt=0)
+    """How long the judge may take; then the first draw is given."""
+
     best_of_endpoint: EndpointConfig = EndpointConfig()
     """Where the `llm` judge lives; its key's variable and time limit also serve an address."""
 

@@ -11,6 +11,7 @@ import http.client
 import json
 import math
 import os
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -25,6 +26,9 @@ from trueup.records import AnnotatorKind, Completion, Messages
 __all__ = ["HTTPJudge"]
 
 
+MAX_ANSWER = 1_000_000  # bytes; a score takes twenty
+
+
 class HTTPJudge:
     """Asks a server for the scores of several answers to one prompt."""
 
@@ -35,7 +39,7 @@ class HTTPJudge:
         """`config` gives the key's variable, the time limit and the number of further tries.
 
         Raises:
-            ConfigError: the address holds a password.
+            ConfigError: the address holds a password or a query.
         """
         try:
             self.url = no_password(url) or ""
@@ -46,6 +50,13 @@ class HTTPJudge:
                 expected="an address without one",
                 next=f"put the key into the environment variable {config.api_key_env}",
             ) from error
+        if "?" in self.url:
+            raise ConfigError(
+                "A scorer's address holds a query, which names it in records and messages",
+                got="an address with '?'",
+                expected="an address without one",
+                next=f"put the key into the environment variable {config.api_key_env}",
+            )
         self._config = config
         self._key = os.environ.get(config.api_key_env, "").strip()
         self.id = f"http:{self.url}"
@@ -72,8 +83,9 @@ class HTTPJudge:
         for _ in range(self._config.max_retries + 1):
             try:
                 opener = urllib.request.build_opener(_NoRedirect)
+                deadline = time.monotonic() + self._config.timeout_s
                 with opener.open(request, timeout=self._config.timeout_s) as response:
-                    return bytes(response.read())
+                    return _read(response, deadline)
             except urllib.error.HTTPError as error:
                 problem = f"HTTP {error.code}"
                 if error.code < 500 and error.code != 429:
@@ -87,21 +99,34 @@ class HTTPJudge:
             told = json.loads(said)["scores"]
             scores = tuple(float(score) for score in told)
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-            raise self._failure(said[:80].decode(errors="replace")) from None
+            raise self._failure(said.decode(errors="replace")) from None
         if not isinstance(told, list) or not all(map(math.isfinite, scores)):
-            raise self._failure(said[:80].decode(errors="replace"))
+            raise self._failure(said.decode(errors="replace"))
         if len(scores) != wanted:
             raise self._failure(f"{len(scores)} scores for {wanted} answers")
         return scores
 
     def _failure(self, problem: str) -> UpstreamError:
+        # servers echo keys; shortened first, half of one could stay
         shown = problem.replace(self._key, "[key]") if self._key else problem
         return UpstreamError(
             f"The scorer at {self.url} gave no scores",
-            got=shown,
+            got=shown[:80],
             expected='{"scores": [a number an answer]}',
             next="check that the server is up, and its address",
         )
+
+
+def _read(response: Any, deadline: float) -> bytes:
+    """The body, in bounded time and size: a socket's own time limit begins anew with every byte."""
+    parts: list[bytes] = []
+    while part := response.read1(65_536):
+        parts.append(part)
+        if time.monotonic() > deadline:
+            raise TimeoutError("the answer did not end in time")
+        if sum(map(len, parts)) > MAX_ANSWER:
+            raise ValueError(f"an answer of more than {MAX_ANSWER:,} bytes")
+    return b"".join(parts)
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

@@ -140,8 +140,8 @@ def completion_ids(tokenizer: Tokenizer, completion: Completion) -> list[int]:
 
 
 def _is_cut_by_string(tokenizer: Tokenizer, completion: Completion) -> bool:
-    drawn, ids = completion.sampling, completion.token_ids or ()
-    if not drawn or not drawn.stop or completion.finish_reason != "stop":
+    drawn, ids = completion.sampling, completion.token_ids
+    if not ids or not drawn or not drawn.stop or completion.finish_reason != "stop":
         return False
     return ids[-1] not in eos_ids(tokenizer)
 

@@ -11,6 +11,9 @@ from trueup.store import Store
 TURNS = ("loop", "command line", "rounds")
 """Data sets that use pairs up; one made of a file for a trial does not."""
 
+ROUNDS = "rounds:"
+"""How the source of labels begins that rounds wrote."""
+
 __all__ = ["Paired", "freeze", "freeze_prompts", "new_pairs", "run", "traffic_prompts", "unpaired"]
 
 
@@ -33,7 +36,8 @@ def run(store: Store, config: PairConfig, held_out: HeldOut) -> Paired:
     """
     used, skipped, pairs = store.used(PreferencePair), Paired(), []
     for label in store.each(Label):
-        if label.id in used:
+        # rounds and best-of-N make what they need of their own labels
+        if label.id in used or label.source.startswith(ROUNDS):
             continue
         made = _pair(label, config, held_out)
         if isinstance(made, PreferencePair):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trueup.errors import DataError
-from trueup.models.backbone import adapter_weights
+from trueup.models.backbone import adapter_weights, base_weights, is_whole
 from trueup.promote.config import PromoteConfig
 from trueup.records import ABReport, Checkpoint, EvalReport, GuardReport, Release, Report, Verdict
 from trueup.store import Store
@@ -64,8 +64,12 @@ def run(
 
 def _is_whole(store: Store, checkpoint: Checkpoint) -> bool:
     """True where the files on disk are the weights on record."""
+    folder = store.folder / checkpoint.path
     try:
-        found = adapter_weights(checkpoint.base_weights, store.folder / checkpoint.path)
+        if is_whole(folder):
+            found = base_weights(folder)
+        else:
+            found = adapter_weights(checkpoint.base_weights, folder)
     except (OSError, ValueError):
         return False
     return found == checkpoint.weights

@@ -29,13 +29,12 @@ class Ranked(NamedTuple):
     skipped: Counter[str]
 
 
-def reward_of(project: Project, champion: StoredModel) -> Reward:
+def reward_of(project: Project, config: RoundsConfig, champion: StoredModel) -> Reward:
     """What ranks.
 
     Raises:
         ConfigError: there is none of this name.
     """
-    config = project.config.rounds
     asked = OnlineConfig(
         reward=config.reward,
         endpoint=config.endpoint,
@@ -45,13 +44,14 @@ def reward_of(project: Project, champion: StoredModel) -> Reward:
     return resolve_reward(project.store, asked, champion)
 
 
-def prompts_of(project: Project, held_out: pair.HeldOut, model: StoredModel) -> list[Messages]:
+def prompts_of(
+    project: Project, config: RoundsConfig, held_out: pair.HeldOut, model: StoredModel
+) -> list[Messages]:
     """The prompts to answer, in an order of their own hashes.
 
     Raises:
         DataError: there are none.
     """
-    config = project.config.rounds
     if config.prompts:
         read = read_suite(project.folder / config.prompts, split="train")
         found = [p.messages for p in read if not held_out.contains(p.messages)]
@@ -88,7 +88,7 @@ def rank_answers(
     with task("rank", len(missing)) as advance:
         for at in range(0, len(missing), BATCH):
             batch = missing[at : at + BATCH]
-            scored, left_out = reward.score([p for p, _ in batch], [drawn for _, drawn in batch])
+            scored, left_out = reward.ask([p for p, _ in batch], [drawn for _, drawn in batch])
             labels = [
                 _label(p, drawn, one.scores, reward, source)
                 for (p, drawn), one in zip(batch, scored, strict=True)
@@ -98,6 +98,7 @@ def rank_answers(
             known |= {one.prompt: one for one in labels}
             skipped += left_out
             advance(len(batch))
+    reward.need_few(skipped, len(prompts))
     return Ranked([known[p] for p in prompts if p in known], skipped)
 
 

@@ -88,12 +88,12 @@ def best_of_n(project: Project, config: RoundsConfig | None = None) -> BestOfN:
 
 def _best_of_n(project: Project, config: RoundsConfig) -> BestOfN:
     champion, held_out = project.champion(), loop.held_out(project)
-    reward = reward_of(project, champion)
+    reward = reward_of(project, config, champion)
     scorer = resolve(
         project.config.ab.scorer, endpoint=project.config.ab.endpoint, suite=project.suite
     )
-    ab.check_scorer(scorer, [reward.id])
-    prompts = prompts_of(project, held_out, champion)[: config.max_prompts]
+    ab.check_scorer(scorer, loop.behind(project.store, reward.id))
+    prompts = prompts_of(project, config, held_out, champion)[: config.max_prompts]
     ranked = rank_answers(project.store, config, champion, reward, prompts)
     labels = ranked.labels
     found = BestOfN(

@@ -4,7 +4,7 @@
 
 Between one offline run and online RL: a round's pairs are the model's own, yet each step of it is
 a stage that can be looked at. The reference is M_t, which drew the answers, so its log-probs are
-free; `train.reference = "base"` holds all rounds to where the first one began.
+free; `train.reference = "base"` holds all rounds to the model without any adapter.
 """
 
 from dataclasses import dataclass, field
@@ -87,11 +87,25 @@ def run(project: Project, config: RoundsConfig | None = None) -> Rounds:
 
 
 def _run(project: Project, config: RoundsConfig) -> Rounds:
-    store, held_out = project.store, loop.held_out(project)
-    champion = project.champion()
-    reward = reward_of(project, champion)
+    champion, held_out = project.champion(), loop.held_out(project)
+    reward = reward_of(project, config, champion)
+    try:
+        return _rounds(project, config, champion, reward, held_out)
+    finally:
+        reward.end()
+        project.backbone.detach(ROLE)
+
+
+def _rounds(
+    project: Project,
+    config: RoundsConfig,
+    champion: StoredModel,
+    reward: Reward,
+    held_out: pair.HeldOut,
+) -> Rounds:
+    store = project.store
     _check(project, reward)
-    prompts = prompts_of(project, held_out, champion)
+    prompts = prompts_of(project, config, held_out, champion)
     done = Rounds([], Verdict(gate="train", status="pending", reason=""), champion.weights)
     model = champion
     for number in range(1, config.rounds + 1):
@@ -103,7 +117,8 @@ def _run(project: Project, config: RoundsConfig) -> Rounds:
         if not pairs:
             done.verdict = _no_pairs(number, dict(skipped))
             return done
-        dataset = pair.freeze(store, pairs, source="rounds", skipped=skipped)
+        # what a reward happened to miss is no part of what the data set is
+        dataset = pair.freeze(store, pairs, source="rounds", skipped=without)
         checkpoint = train.run(
             store, training(project, config), dataset, model, is_held_out=held_out.contains
         )
@@ -137,7 +152,7 @@ def _check(project: Project, reward: Reward) -> None:
     """What is forbidden shows before anything is drawn."""
     config = project.config
     scorer = resolve(config.ab.scorer, endpoint=config.ab.endpoint, suite=project.suite)
-    ab.check_scorer(scorer, [reward.id])
+    ab.check_scorer(scorer, loop.behind(project.store, reward.id))
     if config.train.method in (*PAIRWISE, *train.ONLINE):
         raise ConfigError(
             "Rounds train on pairs",

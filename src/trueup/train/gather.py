@@ -69,7 +69,12 @@ def records_of(
         earlier = [p for p in _earlier(store, dataset, before) if not is_held_out(p.prompt)]
         mix = quality.mix_replay(pairs, earlier, config.replay_share, config.seed)
         pairs = mix.pairs
-        told["replay"] = {"replayed": mix.num_replayed, "wanted": mix.num_wanted}
+        ids = {one for p in earlier for one in p.label_ids}
+        told["replay"] = {
+            "replayed": mix.num_replayed,
+            "wanted": mix.num_wanted,
+            "annotators": sorted({one.annotator for one in store.get_all(Label, ids)}),
+        }
     _need_unchanged([dataset, *pairs, *labels])
     return Records(pairs, labels, told)
 

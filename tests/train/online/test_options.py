@@ -14,6 +14,7 @@ from trueup.judges.resolve import resolve
 from trueup.models import chat
 from trueup.models.backbone import Backbone
 from trueup.models.logprobs import completion_logprobs
+from trueup.models.offload import Offload
 from trueup.records import Completion, Release, Sampling
 from trueup.train import TrainConfig
 from trueup.train.online.critic import Critic
@@ -99,7 +100,9 @@ def test_splitting_a_batch_into_passes_changes_nothing(
     """Value head, entropy bonus and price in the loss among it."""
     config = setting(name, entropy_coef=0.01, train={"max_grad_norm": 1e9})
     parts = Parts(make_project(), config)
-    critic = Critic.start(make_project(name="b").champion, parts.policy, config)
+    champion = make_project(name="b").champion
+    served = Offload(champion.backbone, enabled=False)
+    critic = Critic.start(champion, parts.policy, config, served)
     critic.head.weight.data.normal_(generator=torch.Generator().manual_seed(0))
     groups, _ = parts.rollouts().groups(parts.prompts, seed=3, name="step-0")
     critic.fill(groups, 512)

@@ -41,29 +41,32 @@ class Critic:
         self.parameters = {f"value.{name}": p for name, p in head.named_parameters()} | below
 
     @classmethod
-    def start(cls, champion: StoredModel, policy: Policy, config: TrainConfig) -> "Critic":
-        """One that says 0 everywhere, on states as `train.online.value` wants them."""
+    def start(
+        cls, champion: StoredModel, policy: Policy, config: TrainConfig, served: Offload
+    ) -> "Critic":
+        """One that says 0 everywhere, on states as `train.online.value` wants them. `served` brings
+        the champion's network to its device, where an adapter of its own works on that."""
         backbone = policy.backbone
         head = ValueHead(backbone.model.config.hidden_size).to(backbone.device)
         kind = config.online.value
         if kind == "head":
             return cls(policy.acting, head, {}, shares_states=True)
         if kind == "adapter":
-            served = champion.backbone
-            served.new_adapter(
+            base, waiting = champion.backbone, served
+            base.new_adapter(
                 ROLE,
                 rank=config.lora_rank,
                 alpha=config.lora_alpha,
                 targets=config.lora_targets,
                 seed=config.seed + 1,
             )
-            below = {n: p for n, p in served.model.named_parameters() if f".{ROLE}." in n}
+            below = {n: p for n, p in base.model.named_parameters() if f".{ROLE}." in n}
             return cls(
-                lambda: served.acting_as(ROLE),
+                waiting.acting(lambda: base.acting_as(ROLE)),
                 head,
                 below,
                 shares_states=False,
-                end=lambda: served.detach(ROLE),
+                end=lambda: base.detach(ROLE),
             )
         own = Backbone.load(
             champion.backbone.folder, device=str(champion.backbone.device), dtype="float32"

@@ -29,6 +29,7 @@ from trueup.train.workers import Workers
 
 __all__ = ["OnlineRun", "fit_online"]
 
+ENOUGH = 8  # prompts after which the share that was skipped says something
 SKIPPED, MEASURED = "skipped: ", "answer_tokens"  # names in the history
 HELD_OUT_SEED = 999_983  # answers to held-out prompts: the same randomness at every measurement
 
@@ -98,6 +99,10 @@ def fit_online(
                 picked = _pick(prompts, step, config)
                 seed = config.seed * 1_000_003 + step
                 groups, left_out = run.rollouts.groups(picked, seed=seed, name=f"step-{step}")
+                if left_out and (step + 1) * len(picked) >= ENOUGH:
+                    # batches of one prompt are too small to tell that a reward is broken
+                    so_far = _all_skipped(history) + left_out
+                    run.rollouts.reward.need_few(so_far, (step + 1) * len(picked))
             except (TrainingError, UpstreamError):
                 if step:
                     save(step)

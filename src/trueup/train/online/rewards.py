@@ -44,6 +44,7 @@ class Reward:
 
     def __init__(self, judge: Judge, config: OnlineConfig) -> None:
         self.judge, self.config, self.id = judge, config, judge.id
+        self._last = ""
         self._is_local = hasattr(judge, "backbone")
         """It switches roles on the shared network, which only this thread may do."""
         self.near: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -52,11 +53,20 @@ class Reward:
     def score(
         self, prompts: Sequence[Messages], drawn: Sequence[Sequence[Completion]]
     ) -> tuple[list[Scored | None], Counter[str]]:
-        """Score all answers; None where a prompt's could not be scored, counted by reason.
+        """As `ask`.
 
         Raises:
-            TrainingError: more than `max_skip_rate` of the prompts stay without a score.
+            TrainingError: more than `max_skip_rate` of the prompts, and more than one, stay without
+                a score.
         """
+        found, skipped = self.ask(prompts, drawn)
+        self.need_few(skipped, len(prompts))
+        return found, skipped
+
+    def ask(
+        self, prompts: Sequence[Messages], drawn: Sequence[Sequence[Completion]]
+    ) -> tuple[list[Scored | None], Counter[str]]:
+        """Score all answers; None where a prompt's could not be scored, counted by reason."""
         calls = [
             lambda prompt=prompt, answers=answers: self._ask(prompt, answers)
             for prompt, answers in zip(prompts, drawn, strict=True)
@@ -67,24 +77,34 @@ class Reward:
         else:
             said = _all_within(calls, self.config.reward_timeout_s)
         found: list[Scored | None] = []
-        skipped, last = Counter[str](), ""
+        skipped = Counter[str]()
         for one, answers in zip(said, drawn, strict=True):
             problem = one if isinstance(one, str) else _problem(one, answers)
             if isinstance(one, str) or problem:
                 skipped[f"reward: {problem.partition(':')[0]}"] += 1
-                last = problem
+                self._last = problem
                 found.append(None)
             else:
                 found.append(one)
-        if sum(skipped.values()) > self.config.max_skip_rate * len(prompts):
-            raise TrainingError(
-                "The reward leaves too many answers without a score",
-                got=f"{sum(skipped.values())} of {len(prompts)} prompts; the last: {last}",
-                expected=f"at most a share of {self.config.max_skip_rate:g}",
-                next="mend train.online.reward and run the same command again: it goes on from "
-                "the step it stopped at",
-            )
         return found, skipped
+
+    def need_few(self, skipped: Counter[str], num_prompts: int) -> None:
+        """Stop where too many prompts stay without a score. A single one always may: it would stop
+        a resumed run at the same place for ever.
+
+        Raises:
+            TrainingError: names the last problem.
+        """
+        count = sum(skipped.values())
+        if count <= max(1.0, self.config.max_skip_rate * num_prompts):
+            return
+        raise TrainingError(
+            "The reward leaves too many answers without a score",
+            got=f"{count} of {num_prompts} prompts; the last: {self._last}",
+            expected=f"at most a share of {self.config.max_skip_rate:g}",
+            next="mend train.online.reward and run the same command again: it goes on from "
+            "the step it stopped at",
+        )
 
     def _ask(self, prompt: Messages, answers: Sequence[Completion]) -> Scored:
         scores = tuple(float(score) for score in self.judge.rank(prompt, answers).scores)

@@ -1,6 +1,7 @@
 """The step from prompts to a checkpoint, by way of the policy's own answers."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from trueup.errors import ConfigError, TrainingError
@@ -59,37 +60,38 @@ def run_online(
     prompts, skipped = prompts_of(store, config, dataset, champion.backbone, is_held_out)
     ours, held_out = sides(prompts, config.eval_share)
     _need_both_sides(ours, held_out, config)
-    policy = Policy.start(champion, config)
-    folder = store.folder / "runs" / record.id
-    engine = _engine(config, champion, policy, folder / "engine")
-    served = Offload(champion.backbone, enabled=config.online.offload and policy.is_whole)
-    reward.near = served.here
-    rollouts = _rollouts(store, config, champion, policy, engine, reward, served)
-    with served.here():
-        identity = _check(champion, policy, rollouts, ours, config)
-    critic = Critic.start(champion, policy, config) if config.method == "ppo" else None
-    folder.mkdir(parents=True, exist_ok=True)
-    run = OnlineRun(policy, engine, rollouts, rollouts.reference, critic, config, folder)
-    fitted = fit_online(run, ours, held_out)
-    metrics = {
-        "num_prompts": len(ours),
-        "num_held_out": len(held_out),
-        "skipped": dict(skipped + fitted.skipped),
-        "rewarded_by": reward.id,
-        "identity": identity,
-        "stopped": fitted.stopped,
-        "first": fitted.history[0],
-        "last": fitted.history[-1],
-        "history": fitted.history,
-    }
-    checkpoint = keep_policy(store, policy, record, metrics)
-    policy.end()
-    if critic:
-        critic.end()
-    engine.end()
-    reward.end()
-    served.end()
-    return checkpoint
+    with ExitStack() as held:  # roles and adapters are given back however this ends
+        held.callback(reward.end)
+        policy = Policy.start(champion, config)
+        held.callback(policy.end)
+        folder = store.folder / "runs" / record.id
+        engine = _engine(config, champion, policy, folder / "engine")
+        held.callback(engine.end)
+        served = Offload(champion.backbone, enabled=config.online.offload and policy.is_whole)
+        held.callback(served.end)
+        reward.near = served.here
+        rollouts = _rollouts(store, config, champion, policy, engine, reward, served)
+        with served.here():
+            identity = _check(champion, policy, rollouts, ours, config)
+        critic = None
+        if config.method == "ppo":
+            critic = Critic.start(champion, policy, config, served)
+            held.callback(critic.end)
+        folder.mkdir(parents=True, exist_ok=True)
+        run = OnlineRun(policy, engine, rollouts, rollouts.reference, critic, config, folder)
+        fitted = fit_online(run, ours, held_out)
+        metrics = {
+            "num_prompts": len(ours),
+            "num_held_out": len(held_out),
+            "skipped": dict(skipped + fitted.skipped),
+            "rewarded_by": reward.id,
+            "identity": identity,
+            "stopped": fitted.stopped,
+            "first": fitted.history[0],
+            "last": fitted.history[-1],
+            "history": fitted.history,
+        }
+        return keep_policy(store, policy, record, metrics)
 
 
 def _settled(config: TrainConfig) -> TrainConfig:

@@ -39,6 +39,8 @@ from trueup.store import Store
 __all__ = ["Engine", "Pending"]
 
 ROLE = "champion"
+JOIN_ABOVE = 0.25
+"""Share of newcomers from which they join a running batch without waiting for more."""
 MAX_BATCH_TOKENS = 16_384
 """Prompt and answer tokens of one batch, padding included: bounds the keys and values held."""
 
@@ -58,6 +60,7 @@ class Pending:
         self.prompt_ids = tuple(prompt_ids)
         self.sampling = sampling
         self.num_samples = num_samples
+        self.arrived = time.monotonic()
         self.answer: Future[list[Completion]] = Future()
         self.is_cancelled = False
         self.weights: str | None = None
@@ -118,6 +121,7 @@ class Engine:
         *,
         max_batch_rows: int = 48,
         company_wait_s: float = 0.02,
+        join_wait_s: float | None = None,
     ) -> None:
         """Start the thread. From here on the backbone belongs to it.
 
@@ -125,9 +129,14 @@ class Engine:
             max_batch_rows: completions drawn side by side; also the most one request may ask for.
             company_wait_s: how long the first request of a batch waits for others. Later ones
                 join at the next token.
+            join_wait_s: how long a few who come later wait for company before they join a running
+                batch; by default 1 s on a CPU and not at all elsewhere.
         """
         self.max_batch_rows = max_batch_rows
         self.context = int(backbone.model.config.max_position_embeddings)
+        if join_wait_s is None:  # a prefill takes a CPU as long as several tokens of everybody
+            join_wait_s = 1.0 if backbone.device.type == "cpu" else 0.0
+        self._join_wait_s = join_wait_s
         self._backbone, self._store, self._company_wait_s = backbone, store, company_wait_s
         self._eos_ids = chat.eos_ids(backbone.tokenizer)
         self._served: _Served | None = None
@@ -294,12 +303,22 @@ class Engine:
             is_open = True
             while batch.num_rows:
                 with self._changed:
-                    num = batch.takes(p.request for p in self._waiting) if is_open else 0
+                    is_time = is_open and self._is_time(batch)
+                    num = batch.takes(p.request for p in self._waiting) if is_time else 0
                 if num and (is_open := self._is_current(served)):
                     with self._changed:  # only those who came before the store was asked
                         newcomers = self._take(num)
                     self._begin(batch, served, newcomers)
                 batch.step()
+
+    def _is_time(self, batch: Batch) -> bool:
+        """True where letting those who wait join is worth a prefill: they are many, or have waited
+        long enough. Prompts that begin alike cost less together. The lock is held."""
+        if not self._waiting:
+            return False
+        num_samples = sum(p.num_samples for p in self._waiting)
+        waited_s = time.monotonic() - self._waiting[0].arrived
+        return num_samples >= JOIN_ABOVE * batch.num_rows or waited_s >= self._join_wait_s
 
     def _begin(self, batch: Batch, served: "_Served", newcomers: "dict[int, Pending]") -> None:
         """Have the batch take in newcomers. A prompt that fails fails those it came with."""

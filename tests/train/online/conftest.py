@@ -2,14 +2,10 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-from runs import Project, Runner, setting
-
-from trueup.records import Checkpoint
-
-MakeProject = Callable[..., Project]
+from runs import MakeProject, Project, Runner, Undisturbed, setting
 
 
 @pytest.fixture
@@ -23,21 +19,6 @@ def make_project(tiny_model: Path, tmp_path: Path) -> Iterator[MakeProject]:
     yield make
     for one in projects:
         one.store.close()
-
-
-class Undisturbed(NamedTuple):
-    """A finished run that no test changes."""
-
-    project: Project
-    checkpoint: Checkpoint
-
-    @property
-    def history(self) -> list[dict[str, float]]:
-        return self.checkpoint.metrics["history"]
-
-    @property
-    def weights(self) -> str:
-        return self.project.weights_of(self.checkpoint)
 
 
 @pytest.fixture(scope="session")

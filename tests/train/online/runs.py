@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -184,3 +185,21 @@ class Runner:
         self.process.wait(timeout=60)
         self.process.stdout.close()
         self._said.close()
+
+
+MakeProject = Callable[..., Project]
+
+
+class Undisturbed(NamedTuple):
+    """A finished run that no test changes."""
+
+    project: Project
+    checkpoint: Checkpoint
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        return self.checkpoint.metrics["history"]
+
+    @property
+    def weights(self) -> str:
+        return self.project.weights_of(self.checkpoint)

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import PROMPTS, Project, Runner, setting
+from runs import PROMPTS, MakeProject, Project, Runner, Undisturbed, setting
 from tiny_project import question, written_pairs
 
-from conftest import MakeProject, Undisturbed
 from trueup.errors import ConfigError, ModelError, RecordNotFound, TrainingError
 from trueup.records import Checkpoint, Completion, Dataset, TrainingRun
 from trueup.train import TrainConfig
@@ -54,7 +53,7 @@ def test_a_reward_that_answers_nonsense_stops_the_run_by_name(
         return
     judge = reward(project, name, step_rewards="Steps" in name)
     with pytest.raises(TrainingError, match=problem):
-        judge.score([PROMPTS[0]], [answers("um", "blue.")])
+        judge.score(PROMPTS[:2], [answers("um", "blue.")] * 2)
 
 
 def test_prompts_that_a_reward_cannot_score_are_left_out_and_counted(
@@ -66,7 +65,7 @@ def test_prompts_that_a_reward_cannot_score_are_left_out_and_counted(
     assert metrics["skipped"] == {"reward: a score is not finite": 2}
     assert [one["prompts_skipped"] for one in metrics["history"]] == [1.0, 1.0]
     assert [one["answers"] for one in metrics["history"]] == [12.0, 12.0]
-    with pytest.raises(TrainingError, match="1 of 4 prompts; the last: a score is not finite"):
+    with pytest.raises(TrainingError, match="2 of 8 prompts; the last: a score is not finite"):
         project.train(config.model_copy(update={"online": strict(config)}))
 
 

@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from runs import PROMPTS, Project, setting
+from runs import PROMPTS, MakeProject, Project, Undisturbed, setting
 from tiny_project import logprobs_of
 
-from conftest import MakeProject, Undisturbed
 from trueup.judges.resolve import resolve
 from trueup.models import chat
 from trueup.models.backbone import Backbone

@@ -5,10 +5,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from runs import METHODS, PROMPTS, STEPS, setting
+from runs import METHODS, PROMPTS, STEPS, MakeProject, Undisturbed, setting
 from tiny_project import logprobs_of
 
-from conftest import MakeProject, Undisturbed
 from trueup.models import chat
 from trueup.models.backbone import Backbone
 from trueup.models.logprobs import Branches, completion_logprobs

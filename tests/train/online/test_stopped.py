@@ -6,10 +6,9 @@ Killed runs are real processes and a real SIGKILL.
 from collections.abc import Callable
 
 import pytest
-from runs import METHODS, PROMPTS, STEPS, Runner, setting
+from runs import METHODS, PROMPTS, STEPS, MakeProject, Runner, Undisturbed, setting
 from scorers import BROKEN, DIE_AFTER
 
-from conftest import MakeProject, Undisturbed
 from trueup.errors import TrainingError
 from trueup.records import Checkpoint, TrainingRun
 from trueup.train import TrainConfig

@@ -292,6 +292,7 @@ def ppo_trueup(task: Task, scratch: Path) -> Task:
     """`fit_online`, as the train stage calls it: answers, scores, reference, values, update."""
     from trueup.judges.reward_model import RewardJudge
     from trueup.models import chat
+    from trueup.models.offload import Offload
     from trueup.models.reward import RewardEnsemble
     from trueup.models.stored import StoredModel
     from trueup.store import Store
@@ -351,7 +352,7 @@ def ppo_trueup(task: Task, scratch: Path) -> Task:
     engine = LocalEngine(policy, champion.weights)
     reward = Reward(judge, online)
     rollouts = Rollouts(engine, policy.acting, reference, reward, online, tokens_per_batch=tokens)
-    critic = Critic.start(champion, policy, config)
+    critic = Critic.start(champion, policy, config, Offload(backbone, enabled=False))
     run = OnlineRun(policy, engine, rollouts, reference, critic, config, scratch)
     before = peak_mb()
     with patch.object(chat, "eos_ids", lambda tokenizer: frozenset()):  # all answers go on

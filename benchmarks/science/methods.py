@@ -9,6 +9,7 @@ from typing import Any
 from world import LOOK_AT, NUM_PAIRS, PAIRS_PER_STEP, STEPS, Eye, World
 
 from trueup.models import chat
+from trueup.models.offload import Offload
 from trueup.records import PreferencePair
 from trueup.toy.labellers import GoldJudge
 from trueup.toy.language import MAX_TOKENS, foreign_writer
@@ -115,7 +116,8 @@ def train_online(
     rollouts = Rollouts(
         engine, policy.acting, reference, reward, config.online, tokens_per_batch=8192
     )
-    critic = Critic.start(world.base, policy, config) if method == "ppo" else None
+    stays = Offload(world.backbone, enabled=False)
+    critic = Critic.start(world.base, policy, config, stays) if method == "ppo" else None
     folder = world.store.folder / "run"
     asked = world.prompts(steps * config.online.prompts_per_step)
     tokenizer = world.backbone.tokenizer

@@ -58,7 +58,9 @@ def build(source: str) -> tuple[list[dict], list[dict]]:
     articles, prompts = [], []
     for number, block in enumerate(source.strip().split("\n\n"), start=1):
         heading, text, *questions = block.split("\n")
-        split, title = re.fullmatch(r"# (train|heldout): (.+)", heading).groups()
+        named = re.fullmatch(r"# (train|heldout): (.+)", heading)
+        assert named, f"an article begins with '# train: ' or '# heldout: ', got {heading!r}"
+        split, title = named.groups()
         article = {"id": f"kb-{number:02d}", "title": title, "split": split, "text": text}
         articles.append(article)
         for index, line in enumerate(questions, start=1):

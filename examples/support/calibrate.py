@@ -112,7 +112,9 @@ def generate(pool: list[dict], answers_path: Path, make_sampler: Callable[[], Sa
     """Appends the greedy answer and the samples of every prompt that has none yet."""
     done = {row["prompt"] for row in read_jsonl(answers_path)}
     todo = [item for item in pool if item["prompt"] not in done]
-    sampler = make_sampler() if todo else None
+    if not todo:
+        return
+    sampler = make_sampler()
     for start in range(0, len(todo), PROMPTS_PER_BATCH):
         batch = todo[start : start + PROMPTS_PER_BATCH]
         with answers_path.open("a", encoding="utf-8") as out:

@@ -1,4 +1,4 @@
-"""Six weeks of the loop: 384 new prompts, four answers each, the best against the worst, DPO."""
+"""Six weeks of the loop: 768 new prompts, four answers each, the best against the worst, DPO."""
 
 import random
 from typing import Any
@@ -12,7 +12,7 @@ from trueup.toy.language import FILLERS, copy_prompts, words
 
 __all__ = ["iterative", "weekly", "with_likelihood", "with_replay"]
 
-WEEKS, PROMPTS, EPOCHS = 6, 384, 4
+WEEKS, PROMPTS, EPOCHS = 6, 768, 4
 NUM_COPIES = 768
 SFT = 0.5
 
@@ -21,6 +21,7 @@ def weekly(
     world: World,
     *,
     weeks: int = WEEKS,
+    prompts: int = PROMPTS,
     num_samples: int = 4,
     replay_share: float = 0.0,
     sft: float = 0.0,
@@ -30,7 +31,7 @@ def weekly(
     pair.freeze(world.store, copy_pairs(world), source="loop")
     points = [eye.look(model, 0)]
     for week in range(1, weeks + 1):
-        asked = world.prompts(PROMPTS, part=10 + week)
+        asked = world.prompts(prompts, part=10 + week)
         pairs = world.own_pairs(asked, model=model, num_samples=num_samples)
         dataset = pair.freeze(world.store, pairs, source="loop")
         config = world.config(
@@ -43,7 +44,7 @@ def weekly(
         checkpoint = train.run(world.store, config, dataset, model)
         model = StoredModel(world.store, world.backbone, checkpoint.id)
         points.append(eye.look(model, week))
-    return {"points": points, "labels": weeks * PROMPTS}
+    return {"points": points, "labels": weeks * prompts}
 
 
 def with_likelihood(world: World) -> dict[str, Any]:
@@ -60,7 +61,7 @@ def with_replay(world: World) -> dict[str, Any]:
 
 def iterative(world: World) -> dict[str, Any]:
     """Four rounds with the labels of an offline run: two answers to 384 prompts a round."""
-    return weekly(world, weeks=4, num_samples=2)
+    return weekly(world, weeks=4, prompts=384, num_samples=2)
 
 
 def copy_pairs(world: World) -> list[PreferencePair]:

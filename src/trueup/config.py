@@ -16,15 +16,30 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from trueup.errors import ConfigError
 
-__all__ = ["StageConfig", "apply_overrides", "no_password", "read_toml", "validate"]
+__all__ = ["OPERATIONAL", "StageConfig", "apply_overrides", "no_password", "read_toml", "validate"]
 
 C = TypeVar("C", bound=BaseModel)
+
+OPERATIONAL = object()
+"""Marks a setting that says how work gets done, not what comes of it: patience, places, keys."""
 
 
 class StageConfig(BaseModel):
     """Base of every settings class: frozen, and unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    def outcome(self) -> dict[str, Any]:
+        """The settings that decide what comes of the work, as JSON. A run is known by these: the
+        others may change between a stop and the call that goes on."""
+        found = self.model_dump(mode="json")
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if any(mark is OPERATIONAL for mark in field.metadata):
+                del found[name]
+            elif isinstance(value, StageConfig):
+                found[name] = value.outcome()
+        return found
 
 
 def no_password(url: str | None) -> str | None:

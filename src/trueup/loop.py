@@ -40,6 +40,7 @@ __all__ = [
     "evaluate_gate",
     "guard_gate",
     "held_out",
+    "scored_by",
     "taught_by",
     "todays_reports",
     "turn",
@@ -77,7 +78,7 @@ def _turn(project: Project) -> Turn:
     measured_with = held_out(project)
     scorer = resolve(config.ab.scorer, endpoint=config.ab.endpoint, suite=project.suite)
     labeller = resolve(config.label.judge, endpoint=config.label.endpoint)
-    ab.check_scorer(scorer, [labeller.id])
+    ab.check_scorer(scorer, [labeller.id, *scored_by(store, config.train)])
     if config.train.method == "reward":
         raise ConfigError(
             "A reward model cannot serve, so the loop has nothing to promote",
@@ -229,6 +230,16 @@ def taught_by(store: Store, checkpoint: Checkpoint) -> list[str]:
             found.add(rewarded_by)
         link = _made_before(store, run.start_weights, link)
     return sorted({one for name in found for one in behind(store, name)})
+
+
+def scored_by(store: Store, config: train.TrainConfig) -> list[str]:
+    """What an online method would learn from: its reward, and whoever is behind that."""
+    reward = config.online.reward
+    if config.method not in train.ONLINE or not reward:
+        return []
+    if reward.startswith(f"{Checkpoint.tag}_"):
+        return behind(store, f"reward:{store.get(Checkpoint, reward).weights}")
+    return behind(store, resolve(reward, endpoint=config.online.endpoint).id)
 
 
 def behind(store: Store, annotator: str) -> list[str]:

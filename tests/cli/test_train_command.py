@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from trueup.cli.main import cli
 from trueup.errors import ConfigError, DataError, ModelError
 from trueup.train.config import ONLINE, Method
+from trueup.train.step import Stepper
 
 SETTINGS = """
 [model]
@@ -55,8 +56,9 @@ def folder(tiny_model: Path, tmp_path: Path) -> Path:
 def trueup(folder: Path) -> Trueup:
     """The command line, in this process: torch is loaded once."""
 
-    def run(*words: str) -> Result:
-        return CliRunner().invoke(cli, ["--project", str(folder), *words])
+    def run(*words: str, catch: bool = True) -> Result:
+        words = ("--project", str(folder), *words)
+        return CliRunner().invoke(cli, words, catch_exceptions=catch)
 
     return run
 
@@ -112,6 +114,65 @@ def test_an_online_method_without_a_reward_says_which_setting(trueup: Trueup, fo
     refused = trueup("train", "--method", "ppo", "--dataset", str(folder / "pairs.jsonl"))
     assert isinstance(refused.exception, ConfigError)
     assert "train.online.reward" in str(refused.exception)
+
+
+def test_a_dry_run_and_a_reward_model_leave_the_new_pairs_to_a_policy(
+    trueup: Trueup, folder: Path
+) -> None:
+    assert trueup("import", str(folder / "pairs.jsonl")).exit_code == 0
+    for words in (("--dry-run",), ("--method", "reward")):
+        assert trueup("train", *words).exit_code == 0
+    made = json.loads(trueup("train", "--json").stdout)
+    assert len(made["dataset"]["pair_ids"]) == 12
+    with pytest.raises(DataError, match="nothing to train on"):
+        trueup("train", catch=False)
+
+
+@pytest.mark.parametrize("method", ["dpo", "rloo"])
+def test_a_stopped_run_goes_on_with_its_own_data_whatever_came_since(
+    trueup: Trueup, folder: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    def bring(things: range) -> None:
+        pairs = [{"prompt": f"{n}?", "chosen": "yes.", "rejected": "um, no"} for n in things]
+        traffic = [{"prompt": f"{n}?", "completion": "yes."} for n in things]
+        for rows in (pairs, traffic):
+            (folder / "more.jsonl").write_text("\n".join(map(json.dumps, rows)))
+            assert trueup("import", str(folder / "more.jsonl")).exit_code == 0
+
+    words = (*OWN_ANSWERS, "--set", "train.save_every_steps=1", "train", "--method", method)
+    bring(range(8))
+    take, taken = Stepper.take, []
+
+    def twice(stepper: Stepper) -> None:
+        if len(taken) == 2:
+            raise KeyboardInterrupt
+        taken.append(take(stepper))
+
+    monkeypatch.setattr(Stepper, "take", twice)
+    stopped = trueup(*words, "--json")
+    assert len(taken) == 2 and stopped.exit_code != 0, stopped.output
+    monkeypatch.setattr(Stepper, "take", take)
+    bring(range(8, 12))
+
+    done = trueup(*words[:2], "--set", "train.online.reward_timeout_s=77", *words[2:], "--json")
+    assert done.exit_code == 0, done.output
+    assert "Going on with the data set of" in done.stderr
+    first = json.loads(done.stdout)
+    after = trueup(*words, "--json")
+    assert "Going on" not in after.stderr
+    second = json.loads(after.stdout)
+    told = [one["checkpoint"]["metrics"] for one in (first, second)]
+    if method == "dpo":
+        assert [one["num_pairs"] for one in told] == [8, 4]
+    else:
+        assert [one["num_prompts"] for one in told] == [8, 12]
+
+
+def test_what_promotes_may_not_reward(trueup: Trueup, folder: Path) -> None:
+    (folder / "suite.jsonl").write_text(json.dumps({"messages": [{"role": "user", "content": "?"}]}))
+    words = ("--set", "ab.prompts=suite.jsonl", "--set", "ab.scorer=loop_scorers:plain")
+    with pytest.raises(ConfigError, match="scorer that promotes"):
+        trueup(*words, *OWN_ANSWERS, "train", "--method", "rloo", "--dataset", "x", catch=False)
 
 
 def test_single_ratings_are_trained_on_by_kto_and_refused_by_dpo(

@@ -140,8 +140,8 @@ def train(
     )
     lock = project.store.exclusive() if is_first else nullcontext()
     with lock, bars(hidden=as_json or not is_first):
-        asked = _prompts if config.method in ONLINE else _dataset
-        dataset = workers.alone(lambda: asked(project, source, limit, config))
+        _check_reward(project, config)
+        dataset = workers.alone(lambda: _asked(project, source, limit, config))
         if dry_run:
             show = _show_prompts if config.method in ONLINE else _show_tokens
             workers.alone(lambda: show(project, dataset, config, as_json))
@@ -183,6 +183,41 @@ def _online(config: TrainConfig, reward: str | None) -> dict[str, object]:
     return {"online": config.online.model_dump() | {"reward": reward}} if reward else {}
 
 
+def _check_reward(project: Project, config: TrainConfig) -> None:
+    """What rewards must not promote: this shows before anything is drawn, where there is a suite
+    to promote by."""
+    from trueup import ab, loop
+    from trueup.judges import resolve
+
+    settings = project.config.ab
+    teachers = loop.scored_by(project.store, config)
+    if teachers and (project.folder / settings.prompts).is_file():
+        scorer = resolve(settings.scorer, endpoint=settings.endpoint, suite=project.suite)
+        ab.check_scorer(scorer, teachers)
+
+
+def _asked(project: Project, source: str | None, limit: int | None, config: TrainConfig) -> Dataset:
+    """What to train on: the data set that the same command was killed on, or one made now."""
+    from trueup import train as stage
+
+    is_online = config.method in ONLINE
+    if source is None and not (is_online and config.online.prompts):
+        name = _named("traffic" if is_online else "command line", limit)
+        stopped = stage.unfinished(project.store, config, project.champion(), source=name)
+        if stopped:
+            click.echo(
+                f"Going on with the data set of {stopped.created_at[:16]}Z that this was stopped "
+                "on; what came in since waits for the next.",
+                err=True,
+            )
+            return stopped
+    return (_prompts if is_online else _dataset)(project, source, limit, config)
+
+
+def _named(source: str, limit: int | None) -> str:
+    return source if limit is None else f"{source}[:{limit}]"
+
+
 def _prompts(
     project: Project, source: str | None, limit: int | None, config: TrainConfig
 ) -> Dataset:
@@ -197,7 +232,8 @@ def _prompts(
         picked = list(found.items())[:limit]
         ids = [interaction for _, interaction in picked]
         prompts = [prompt for prompt, _ in picked]
-        return stage.freeze_prompts(store, prompts, source="traffic", interaction_ids=ids)
+        source = _named("traffic", limit)
+        return stage.freeze_prompts(store, prompts, source=source, interaction_ids=ids)
     if source is None:
         rows = read_suite(project.folder / named, split="train")
         return stage.freeze_prompts(
@@ -268,8 +304,9 @@ def _dataset(
             return dataset
         pairs = store.get_all(PreferencePair, dataset.pair_ids)
         labels = store.get_all(Label, dataset.label_ids)
-        name = f"{dataset.source}[:{limit}]"
-        return stage.freeze(store, pairs[:limit], labels=labels[:limit], source=name)
+        return stage.freeze(
+            store, pairs[:limit], labels=labels[:limit], source=_named(dataset.source, limit)
+        )
     name = "command line"
     if source:
         name = f"file:{import_file(store, Path(source)).file}"
@@ -294,7 +331,7 @@ def _dataset(
         store,
         pairs[:limit],
         labels=singles[:limit],
-        source=name if limit is None else f"{name}[:{limit}]",
+        source=_named(name, limit),
         skipped=skipped,
     )
 

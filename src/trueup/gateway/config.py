@@ -37,9 +37,9 @@ class ServeConfig(StageConfig):
     """For requests that name none. At 1 the stored log-probs are those of the distribution the
     answer was drawn from."""
 
-    best_of: int = Field(default=1, ge=1)
+    best_of: int = Field(default=1, ge=1, le=48)
     """Draws for each choice of an answer; the one that `best_of_judge` likes best is given. Streams
-    then come in one piece."""
+    then come in one piece. All draws of a request go side by side, 48 at most."""
 
     best_of_judge: str = ""
     """Who picks: a judge's name as in `label.judge`, `package.module:function` or an `http://`

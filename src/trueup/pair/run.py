@@ -5,11 +5,20 @@ from collections.abc import Iterable
 
 from trueup.pair.config import PairConfig
 from trueup.pair.decontaminate import HeldOut
-from trueup.records import Dataset, Interaction, Label, Messages, PreferencePair, content_hash
+from trueup.records import (
+    Checkpoint,
+    Dataset,
+    Interaction,
+    Label,
+    Messages,
+    PreferencePair,
+    TrainingRun,
+    content_hash,
+)
 from trueup.store import Store
 
-TURNS = ("loop", "command line", "rounds")
-"""Data sets that use pairs up; one made of a file for a trial does not."""
+TURNS = ("loop", "rounds", "best-of-n:best", "best-of-n:random")
+"""Data sets that use up what is in them; one made of a file for a trial does not."""
 
 ROUNDS = "rounds:"
 """How the source of labels begins that rounds wrote."""
@@ -51,9 +60,7 @@ def run(store: Store, config: PairConfig, held_out: HeldOut) -> Paired:
 def new_pairs(store: Store, held_out: HeldOut | None = None) -> list[PreferencePair]:
     """Pairs that no turn has used; of equal ones the widest margin. What became held out since a
     pair was made is left out."""
-    used = {
-        p for dataset in store.each(Dataset) if dataset.source in TURNS for p in dataset.pair_ids
-    }
+    used = {one for dataset in _used_up(store) for one in dataset.pair_ids}
     known, kept = set(), {}
     for pair in store.each(PreferencePair):
         key = (pair.prompt_hash, pair.chosen.text.strip(), pair.rejected.text.strip())
@@ -68,8 +75,8 @@ def new_pairs(store: Store, held_out: HeldOut | None = None) -> list[PreferenceP
 
 def unpaired(store: Store, held_out: HeldOut, *, source: str | None = None) -> list[Label]:
     """Labels of a single answer, for methods that learn from those; of one file, or all that no
-    data set has used."""
-    used = {one for dataset in store.each(Dataset) for one in dataset.label_ids}
+    turn has used."""
+    used = {one for dataset in _used_up(store) for one in dataset.label_ids}
     found = store.each(Label, source=source) if source else store.each(Label)
     return [
         one
@@ -77,6 +84,22 @@ def unpaired(store: Store, held_out: HeldOut, *, source: str | None = None) -> l
         if len(one.candidates) == 1
         and (source or one.id not in used)
         and not held_out.contains(one.prompt)
+    ]
+
+
+def _used_up(store: Store) -> list[Dataset]:
+    """The data sets whose pairs and labels are not new any more. One of the command line is among
+    them once a policy was trained on it: a dry run, a run that was killed and a reward model leave
+    what they looked at for others."""
+    learned = set[str]()
+    for checkpoint in store.each(Checkpoint):
+        run = store.get(TrainingRun, checkpoint.run_id)
+        if run.method != "reward":
+            learned.add(run.dataset_id)
+    return [
+        one
+        for one in store.each(Dataset)
+        if one.source in TURNS or (one.source == "command line" and one.id in learned)
     ]
 
 

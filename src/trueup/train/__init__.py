@@ -2,6 +2,6 @@
 
 from trueup.train.config import ONLINE, TrainConfig
 from trueup.train.merge import merge
-from trueup.train.run import run
+from trueup.train.run import run, unfinished
 
-__all__ = ["ONLINE", "TrainConfig", "merge", "run"]
+__all__ = ["ONLINE", "TrainConfig", "merge", "run", "unfinished"]

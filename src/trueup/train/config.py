@@ -1,10 +1,10 @@
 """How a candidate is trained."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from trueup.config import StageConfig
+from trueup.config import OPERATIONAL, StageConfig
 from trueup.train.online.choices import kl_estimator, kl_in
 from trueup.train.online.config import OnlineConfig
 
@@ -182,7 +182,7 @@ class TrainConfig(StageConfig):
     allow: tuple[Allowed, ...] = ()
     """Findings of the linter that may pass, by name."""
 
-    save_every_steps: int = Field(default=10, ge=0)
+    save_every_steps: Annotated[int, OPERATIONAL] = Field(default=10, ge=0)
     """Optimizer steps between two saved states to resume from; 0 saves none."""
 
     seed: int = 0
@@ -226,6 +226,10 @@ class TrainConfig(StageConfig):
             raise ValueError(f"{self.method} has one reward an answer: unset online.step_rewards")
         if self.method == "online_dpo" and "auto" in (self.label_smoothing, self.alpha):
             raise ValueError("'auto' is estimated from a data set's labels: online_dpo has none")
+        if self.method == "online_dpo" and (online.target_kl or online.kl_target):
+            raise ValueError(
+                "online_dpo has no target_kl or kl_target: beta is its price, max_kl its limit"
+            )
         at = kl_in(self.method, online), kl_estimator(self.method, online)
         if at == ("loss", "k1"):
             raise ValueError("k1 in the loss has no gradient on average: use k2 or k3 there")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from trueup.train.reference import FixedReference, MovingReference, Reference
     from trueup.train.workers import Workers
 
-__all__ = ["run"]
+__all__ = ["run", "unfinished"]
 
 WITHOUT_REFERENCE = frozenset(("simpo", "orpo", "sft", "reward"))
 
@@ -61,6 +61,8 @@ def run(
     )
     finished = workers.alone(lambda: _recorded(store, record))
     if finished:
+        if reward:
+            reward.end()
         return finished
     record = store.get(TrainingRun, record.id)  # as it was first asked for
     with storage_errors(store.folder):
@@ -77,6 +79,23 @@ def run(
         return _train(store, config, dataset, champion, record, is_held_out, workers)
 
 
+def unfinished(
+    store: Store, config: TrainConfig, champion: StoredModel, *, source: str
+) -> Dataset | None:
+    """The data set of this source that training with these settings was killed on, once it had
+    saved a state. What came in since then would make another data set, and begin another run."""
+    mine = config.outcome()
+    for record in reversed(store.all(TrainingRun)):
+        has_state = any((store.folder / "runs" / record.id).rglob("step-*"))
+        theirs = {name: value for name, value in record.config.items() if name != "rewarded_by"}
+        settings = {name: mine.get(name) for name in theirs}
+        if has_state and record.start_weights == champion.weights and theirs == settings:
+            dataset = store.get(Dataset, record.dataset_id)
+            if dataset.source == source:
+                return dataset
+    return None
+
+
 def _reward(store: Store, config: TrainConfig, champion: StoredModel) -> "Reward | None":
     """What scores the answers of an online method."""
     if config.method not in ONLINE:
@@ -89,8 +108,8 @@ def _reward(store: Store, config: TrainConfig, champion: StoredModel) -> "Reward
 def _settings(config: TrainConfig, reward: "Reward | None") -> dict[str, Any]:
     """All that decides the outcome: with a reward who it is, without one nothing of it."""
     if reward is None:
-        return config.model_dump(mode="json", exclude={"online"})
-    return config.model_dump(mode="json") | {"rewarded_by": reward.id}
+        return {name: value for name, value in config.outcome().items() if name != "online"}
+    return config.outcome() | {"rewarded_by": reward.id}
 
 
 def _recorded(store: Store, record: TrainingRun) -> Checkpoint | None:

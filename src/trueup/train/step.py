@@ -44,14 +44,26 @@ class Stepper:
         rate: float,
         number: int,
     ) -> Metrics:
-        """Take step `number` on these rows.
+        """Take step `number` on these rows; as `gradients`."""
+        metrics = self.gradients(parts, picked, rate, number)
+        self.take()
+        return metrics
+
+    def gradients(
+        self,
+        parts: Sequence[tuple[AbstractContextManager[Any], Objective]],
+        picked: Sequence[Row],
+        rate: float,
+        number: int,
+    ) -> Metrics:
+        """What step `number` on these rows would follow, left on the parameters for `take`.
 
         Args:
             parts: what is minimised, each with what makes the network the one that it reads; the
                 gradients add up.
 
         Raises:
-            TrainingError: the loss or the gradient is not finite; the parameters stay as they were.
+            TrainingError: the loss or the gradient is not finite.
         """
         for settings in self.optimizer.param_groups:
             settings["lr"] = rate
@@ -65,13 +77,16 @@ class Stepper:
         loss, figures = self.workers.join(self.learning, loss, figures)
         norm = float(torch.nn.utils.clip_grad_norm_(self.learning, self.config.max_grad_norm))
         _check(number, loss, norm)
-        self.optimizer.step()
         return mean_figures(figures) | {
             "step": number,
             "loss": loss,
             "grad_norm": norm,
             "learning_rate": rate,
         }
+
+    def take(self) -> None:
+        """The step that the last `gradients` made ready."""
+        self.optimizer.step()
 
     def end(self) -> None:
         """The parameters learn no more."""

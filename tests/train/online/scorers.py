@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -88,6 +89,21 @@ class TooFew(_Own):
 class Nothings(_Own):
     def rank(self, prompt: Messages, candidates: Sequence[Completion]) -> Ranking:
         return Ranking((None,) * len(candidates), ())  # type: ignore[arg-type]
+
+
+class Sleeper(_Own):
+    """Does not return before it is woken."""
+
+    wake = threading.Event()
+
+    def rank(self, prompt: Messages, candidates: Sequence[Completion]) -> Ranking:
+        self.wake.wait(600)
+        return super().rank(prompt, candidates)
+
+
+class Quitter(_Own):
+    def rank(self, prompt: Messages, candidates: Sequence[Completion]) -> Ranking:
+        sys.exit("enough")
 
 
 class Steps(_Own):

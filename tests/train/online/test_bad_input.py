@@ -2,18 +2,21 @@
 
 import socket
 import threading
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+import scorers
 from runs import PROMPTS, MakeProject, Project, Runner, Undisturbed, setting
 from tiny_project import question, written_pairs
 
 from trueup.errors import ConfigError, ModelError, RecordNotFound, TrainingError
 from trueup.records import Checkpoint, Completion, Dataset, TrainingRun
 from trueup.train import TrainConfig
+from trueup.train.online import rewards
 from trueup.train.online.rewards import Reward, resolve_reward
 
 Of = Callable[[str], Undisturbed]
@@ -66,7 +69,7 @@ def test_prompts_that_a_reward_cannot_score_are_left_out_and_counted(
     assert [one["prompts_skipped"] for one in metrics["history"]] == [1.0, 1.0]
     assert [one["answers"] for one in metrics["history"]] == [12.0, 12.0]
     with pytest.raises(TrainingError, match="2 of 8 prompts; the last: a score is not finite"):
-        project.train(config.model_copy(update={"online": strict(config)}))
+        make_project().train(config.model_copy(update={"online": strict(config)}))
 
 
 def strict(config: TrainConfig) -> Any:
@@ -78,6 +81,37 @@ def test_a_reward_that_never_answers_costs_its_prompt_alone(make_project: MakePr
     metrics = make_project().train(config).metrics
     assert metrics["skipped"] == {"reward: no answer in time": 1}
     assert metrics["last"]["rollout_seconds"] < 30
+
+
+def test_a_reward_that_keeps_hanging_stops_before_its_threads_pile_up(
+    make_project: MakeProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rewards, "MOST_HANGING", 4)
+    sleeper = reward(make_project(), "scorers:Sleeper", reward_timeout_s=0.05)
+    before = threading.active_count()
+    for _ in range(4):
+        found, skipped = sleeper.ask([question("snow")], [answers("a", "b")])
+        assert found == [None] and skipped == {"reward: no answer in time": 1}
+    with pytest.raises(TrainingError, match="does not return"):
+        sleeper.ask([question("snow")], [answers("a", "b")])
+    assert threading.active_count() == before + 4
+
+    scorers.Sleeper.wake.set()  # once they have all returned, it is asked again
+    deadline = time.monotonic() + 10
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    found, skipped = sleeper.ask([question("snow")], [answers("um", "b")])
+    assert not skipped and found[0] and found[0].scores == (1.0, 0.0)
+
+
+def test_a_reward_that_exits_is_its_prompts_problem_and_nobody_waits_for_it(
+    make_project: MakeProject,
+) -> None:
+    quitter = reward(make_project(), "scorers:Quitter", reward_timeout_s=60)
+    started = time.monotonic()
+    found, skipped = quitter.ask([question("snow")], [answers("a", "b")])
+    assert found == [None] and skipped == {"reward: it raised SystemExit": 1}
+    assert time.monotonic() - started < 20
 
 
 class _Scorer(BaseHTTPRequestHandler):

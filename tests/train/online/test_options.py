@@ -89,7 +89,7 @@ def test_more_updates_move_further_and_a_target_ends_a_batch_early(
     early = project.history(bound)[0]
     assert often["updates"] == 6 and "left_early" not in often
     assert early["left_early"] == 1 and early["updates"] < 6
-    assert early["moved_kl"] < often["moved_kl"]
+    assert early["moved_kl"] <= 1e-4 < often["moved_kl"], "no update was taken beyond the target"
 
 
 @pytest.mark.parametrize("name", ["ppo head", "rloo", "grpo", "dr_grpo"])

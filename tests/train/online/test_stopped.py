@@ -81,7 +81,10 @@ def test_a_reward_that_breaks_stops_the_run_and_mended_it_goes_on_from_there(
     assert "4 of 4 prompts" in str(e.value) or "3 of 4 prompts" in str(e.value)
     assert project.saved() == 2
     monkeypatch.delenv(BROKEN)
-    checkpoint = project.train(settings)
+    # patience and the like may change: it is the same run
+    patient = settings.online.model_copy(update={"max_skip_rate": 0.9, "reward_timeout_s": 99.0})
+    checkpoint = project.train(settings.model_copy(update={"online": patient}))
+    assert len(project.store.all(TrainingRun)) == 1
     assert figures(checkpoint.metrics["history"]) == figures(expected.metrics["history"])
     assert project.weights_of(checkpoint) == whole.weights_of(expected)
 

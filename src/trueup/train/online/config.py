@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from trueup.config import StageConfig, no_password
+from trueup.config import OPERATIONAL, StageConfig, no_password
 from trueup.judges.config import EndpointConfig
 
 __all__ = ["EngineConfig", "Estimator", "OnlineConfig"]
@@ -20,23 +20,23 @@ class EngineConfig(StageConfig):
     """`local` draws on the network that trains. `vllm` asks a vLLM server that runs the same base
     and loads the policy's adapter before every batch."""
 
-    base_url: Annotated[str, AfterValidator(no_password)] = "http://127.0.0.1:8000/v1"
+    base_url: Annotated[str, AfterValidator(no_password), OPERATIONAL] = "http://127.0.0.1:8000/v1"
     """Everything before `/completions`. The server must see the project's folder under the same
     path."""
 
-    adapter: str = Field(default="policy", min_length=1)
+    adapter: Annotated[str, OPERATIONAL] = Field(default="policy", min_length=1)
     """Name under which the server holds the policy. Two runs on one server need two."""
 
-    api_key_env: str = "TRUEUP_ENGINE_API_KEY"
+    api_key_env: Annotated[str, OPERATIONAL] = "TRUEUP_ENGINE_API_KEY"
     """Name of the environment variable that holds the key; unset means no key."""
 
-    timeout_s: float = Field(default=600.0, gt=0)
+    timeout_s: Annotated[float, OPERATIONAL] = Field(default=600.0, gt=0)
     """Patience with all answers to one prompt."""
 
-    concurrency: int = Field(default=64, ge=1)
+    concurrency: Annotated[int, OPERATIONAL] = Field(default=64, ge=1)
     """Prompts in flight at once. The server batches them; more than it runs only wait there."""
 
-    max_retries: int = Field(default=2, ge=0)
+    max_retries: Annotated[int, OPERATIONAL] = Field(default=2, ge=0)
     """Further tries after a failed request."""
 
 
@@ -56,7 +56,7 @@ class OnlineConfig(StageConfig):
     endpoint: EndpointConfig = EndpointConfig()
     """Where the `llm` judge lives; its key's variable and time limit also serve an address."""
 
-    prompts: str = ""
+    prompts: Annotated[str, OPERATIONAL] = ""
     """A file of prompts to answer (JSONL with `messages`; of a file with `split`, the lines of
     `train`). Empty: the prompts of the data set, or of all traffic."""
 
@@ -79,7 +79,8 @@ class OnlineConfig(StageConfig):
     """Optimizer steps in one pass over a batch, at most one a prompt."""
 
     target_kl: float | None = Field(default=None, gt=0)
-    """Leave a batch when the policy has moved this many nats a token from the one that drew it."""
+    """Take no further update of a batch once the policy has moved this many nats a token from the
+    one that drew it. Not for `online_dpo`."""
 
     clip_low: float = Field(default=0.2, gt=0, lt=1)
     """How far a probability may fall against the rollout's before its gradient stops."""
@@ -155,14 +156,15 @@ class OnlineConfig(StageConfig):
     importance_cap: float = Field(default=2.0, ge=1)
     """Largest importance weight."""
 
-    reward_timeout_s: float = Field(default=60.0, gt=0)
-    """Patience with the scores of one prompt's answers."""
+    reward_timeout_s: Annotated[float, OPERATIONAL] = Field(default=60.0, gt=0)
+    """Patience with the scores of one prompt's answers. Where 32 calls at once have outlived it,
+    training stops, ready to be resumed."""
 
-    max_skip_rate: float = Field(default=0.5, ge=0, lt=1)
+    max_skip_rate: Annotated[float, OPERATIONAL] = Field(default=0.5, ge=0, lt=1)
     """Share of a batch's prompts whose answers may stay without a score; above it training stops,
     ready to be resumed."""
 
-    offload: bool = False
+    offload: Annotated[bool, OPERATIONAL] = False
     """On a GPU: keep models that are not in use (a separate value model, or the reference beside a
     full policy) in main memory."""
 

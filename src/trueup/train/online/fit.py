@@ -175,15 +175,17 @@ def _learn(
     rows, parts = _objectives(run, shaping, groups, kl_coef)
     taken: list[Metrics] = []
     if not rows:
-        return {"updates": 0.0}
+        return _over(taken)
     for epoch in range(online.updates_per_batch):
         shuffled = order(len(rows), epoch=epoch, seed=run.config.seed * 31 + number)
         for minibatch in _cut(shuffled, online.minibatches):
             acting = [(_acting(run, objective), objective) for objective in parts]
-            taken.append(stepper.step(acting, [rows[i] for i in minibatch], rate, number))
-            run.reference.moved()
-            if online.target_kl is not None and taken[-1].get("moved_kl", 0.0) > online.target_kl:
+            metrics = stepper.gradients(acting, [rows[i] for i in minibatch], rate, number)
+            if online.target_kl is not None and metrics["moved_kl"] > online.target_kl:
                 return _over(taken) | {"left_early": 1.0}
+            stepper.take()
+            run.reference.moved()
+            taken.append(metrics)
     return _over(taken)
 
 
@@ -224,6 +226,8 @@ def _cut(places: Sequence[int], parts: int) -> list[list[int]]:
 
 
 def _over(taken: Sequence[Metrics]) -> Metrics:
+    if not taken:
+        return {"updates": 0.0}
     names = ("ratio", "clip_rate", "moved_kl")
     first = {f"first_{name}": taken[0][name] for name in names if name in taken[0]}
     means = mean_figures([dict(one) for one in taken])

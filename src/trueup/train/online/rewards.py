@@ -24,6 +24,7 @@ from trueup.train.online.config import OnlineConfig
 __all__ = ["Reward", "Scored", "resolve_reward"]
 
 AT_ONCE = 8  # calls under way; a judge over the network is waiting most of the time
+MOST_HANGING = 32  # calls that never returned, each a thread that is still held
 
 
 class Scored(NamedTuple):
@@ -49,6 +50,7 @@ class Reward:
         """It switches roles on the shared network, which only this thread may do."""
         self.near: Callable[[], AbstractContextManager[None]] = nullcontext
         """Brings that network to its device, where it waits elsewhere."""
+        self._hanging: list[threading.Thread] = []
 
     def score(
         self, prompts: Sequence[Messages], drawn: Sequence[Sequence[Completion]]
@@ -75,7 +77,7 @@ class Reward:
             with self.near():
                 said = [_outcome(call) for call in calls]
         else:
-            said = _all_within(calls, self.config.reward_timeout_s)
+            said = self._all_within(calls)
         found: list[Scored | None] = []
         skipped = Counter[str]()
         for one, answers in zip(said, drawn, strict=True):
@@ -116,6 +118,39 @@ class Reward:
             for of_answer in step_scores(prompt, answers)
         ]
         return Scored(scores, steps)
+
+    def _all_within(self, calls: Sequence[Callable[[], Scored]]) -> list[Scored | str]:
+        """The calls' results or problems, a few at a time, each with the same patience.
+
+        In daemon threads: one that never returns holds up neither the run nor its end.
+
+        Raises:
+            TrainingError: too many never returned, and each holds a thread.
+        """
+        found, timeout_s = list[Scored | str](), self.config.reward_timeout_s
+        for at in range(0, len(calls), AT_ONCE):
+            self._need_threads()
+            part = [_begun(call) for call in calls[at : at + AT_ONCE]]
+            deadline = time.monotonic() + timeout_s
+            for thread, result in part:
+                try:
+                    found.append(result.get(timeout=max(0.0, deadline - time.monotonic())))
+                except queue.Empty:
+                    self._hanging.append(thread)
+                    found.append(f"no answer in time: {timeout_s:g} s")
+        return found
+
+    def _need_threads(self) -> None:
+        self._hanging = [thread for thread in self._hanging if thread.is_alive()]
+        if len(self._hanging) >= MOST_HANGING:
+            raise TrainingError(
+                "The reward does not return",
+                got=f"{len(self._hanging)} calls that have outlived "
+                f"{self.config.reward_timeout_s:g} s and still run",
+                expected="scores, or an error",
+                next="mend train.online.reward or raise its reward_timeout_s, and run the same "
+                "command again: it goes on from the step it stopped at",
+            )
 
     def end(self) -> None:
         """Give back what a reward checkpoint holds on the shared network."""
@@ -176,28 +211,15 @@ def _problem(said: Scored, answers: Sequence[Completion]) -> str:
 def _outcome(call: Callable[[], Scored]) -> Scored | str:
     try:
         return call()
-    except Exception as error:  # whatever a team's own code raises
+    except (Exception, SystemExit) as error:  # whatever a team's own code raises
         return f"it raised {type(error).__name__}: {error}"
 
 
-def _all_within(calls: Sequence[Callable[[], Scored]], timeout_s: float) -> list[Scored | str]:
-    """The calls' results or problems, a few at a time, each with the same patience.
-
-    In daemon threads: one that never returns holds up neither the run nor its end.
-    """
-
-    def work(call: Callable[[], Scored], result: "queue.Queue[Scored | str]") -> None:
-        result.put(_outcome(call))
-
-    found: list[Scored | str] = []
-    for at in range(0, len(calls), AT_ONCE):
-        part = [(call, queue.Queue[Scored | str](1)) for call in calls[at : at + AT_ONCE]]
-        for one in part:
-            threading.Thread(target=work, args=one, daemon=True).start()
-        deadline = time.monotonic() + timeout_s
-        for _, result in part:
-            try:
-                found.append(result.get(timeout=max(0.0, deadline - time.monotonic())))
-            except queue.Empty:
-                found.append(f"no answer in time: {timeout_s:g} s")
-    return found
+def _begun(
+    call: Callable[[], Scored],
+) -> "tuple[threading.Thread, queue.Queue[Scored | str]]":
+    """A call under way, and where its result will lie."""
+    result = queue.Queue[Scored | str](1)
+    thread = threading.Thread(target=lambda: result.put(_outcome(call)), daemon=True)
+    thread.start()
+    return thread, result

@@ -1,5 +1,6 @@
 """Best of N at inference, over HTTP: the best draw is answered, captured, and marked."""
 
+import inspect
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from loop_scorers import padded
 from trueup.config import validate
 from trueup.errors import ConfigError
+from trueup.gateway.config import ServeConfig
 from trueup.models.engine import Engine
 from trueup.project import Config
 from trueup.records import Message, Sampling
@@ -97,10 +99,16 @@ def test_more_draws_than_fit_side_by_side_are_refused_in_words(
         assert gateway.interactions() == []
 
 
+def test_a_request_may_have_as_many_draws_as_the_engine_has_rows() -> None:
+    most = inspect.signature(Engine).parameters["max_batch_rows"].default
+    assert ServeConfig(best_of=most, best_of_judge="x:y").best_of == most
+
+
 @pytest.mark.parametrize(
     ("serve", "expected"),
     [
         ({"best_of": 4}, "best_of_judge"),
+        ({"best_of": 49, "best_of_judge": "x:y"}, "48"),
         ({"best_of": 4, "best_of_judge": "x:y", "upstream": "http://127.0.0.1:1"}, "local model"),
     ],
 )

@@ -1,5 +1,6 @@
 """Iterative DPO and best-of-N on the colour project: a real model, real gates, real records."""
 
+import json
 import math
 import os
 import random
@@ -15,6 +16,7 @@ import pytest
 
 from colour_project import asked
 from trueup import loop, pair
+from trueup.capture.importer import import_file
 from trueup.errors import ConfigError, DataError, TrainingError
 from trueup.project import Project
 from trueup.records import (
@@ -23,12 +25,13 @@ from trueup.records import (
     Completion,
     Label,
     Message,
+    Messages,
     PreferencePair,
     Release,
     SampleSet,
     TrainingRun,
 )
-from trueup.rounds.answers import pairs_of
+from trueup.rounds.answers import pairs_of, prompts_of
 from trueup.rounds.best_of_n import best_of_n, expected_best, kl_bound
 from trueup.rounds.config import RoundsConfig
 from trueup.rounds.run import run
@@ -385,3 +388,28 @@ def test_messages_are_read_from_the_train_side_only(folder: Path) -> None:
     run(project)
     prompts = {one.prompt for one in project.store.each(PreferencePair)}
     assert (Message(role="user", content="other?"),) not in prompts and prompts
+
+
+def test_traffic_that_arrives_between_two_calls_waits_for_the_next_champion(folder: Path) -> None:
+    def serve(project: Project, *things: str) -> None:
+        rows = [json.dumps({"prompt": f"{thing}?", "completion": "red."}) for thing in things]
+        (folder / "served.jsonl").write_text("\n".join(rows))
+        import_file(project.store, folder / "served.jsonl")
+
+    settings = ('rounds.prompts=""', "rounds.rounds=1", "rounds.seed=3")
+    project = project_of(folder, *settings)
+    serve(project, "clover", "pine")
+    known = prompts_in(project)
+    assert known == [asked("clover?"), asked("pine?")]
+    serve(project, "moss", "fern")
+    assert prompts_in(project) == known, "the same call goes on with the same prompts"
+    patient = project_of(folder, *settings[:1], "rounds.seed=3", "rounds.reward_timeout_s=5")
+    assert prompts_in(patient) == known
+    later = project_of(folder, *settings[:1], "rounds.seed=4")
+    assert len(prompts_in(later)) == 4
+
+
+def prompts_in(project: Project) -> list[Messages]:
+    held_out, champion = loop.held_out(project), project.champion()
+    found = prompts_of(project, project.config.rounds, held_out, champion)
+    return sorted(found, key=lambda prompt: prompt[-1].content)

@@ -173,8 +173,17 @@ def _show_best(found: BestOfN) -> None:
     rows = [_arm_row(arm) for arm in found.arms]
     table(["learned from", "score learned", "win rate", "KL", "length", "guard"], rows)
     say("Win rate, KL and length of the trained model on held-out prompts, against the champion.")
-    best = found.arms[0].checkpoint.id
-    say(f"Next: trueup evaluate --checkpoint {best}, then trueup promote --checkpoint {best}")
+    best = found.arms[0]
+    refused = [r.verdict for r in best.reports.values() if r.verdict.status == "refused"]
+    for verdict in refused:
+        say(f"Best answer: {verdict_text(verdict)}")
+    checkpoint = best.checkpoint.id
+    say(
+        "Next: the champion serves on; more prompts, or a lower rounds.learning_rate"
+        if refused
+        else f"Next: trueup evaluate --checkpoint {checkpoint}, then trueup promote "
+        f"--checkpoint {checkpoint}"
+    )
 
 
 def _arm_row(arm: Arm) -> list[str]:

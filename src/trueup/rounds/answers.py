@@ -10,7 +10,15 @@ from trueup.errors import DataError
 from trueup.models.stored import StoredModel
 from trueup.progress import task
 from trueup.project import Project
-from trueup.records import Completion, Label, Messages, PreferencePair, Sampling, content_hash
+from trueup.records import (
+    Completion,
+    Dataset,
+    Label,
+    Messages,
+    PreferencePair,
+    Sampling,
+    content_hash,
+)
 from trueup.rounds.config import RoundsConfig
 from trueup.store import Store
 from trueup.suite import read_suite
@@ -56,7 +64,7 @@ def prompts_of(
         read = read_suite(project.folder / config.prompts, split="train")
         found = [p.messages for p in read if not held_out.contains(p.messages)]
     else:
-        found = list(pair.traffic_prompts(project.store, held_out))
+        found = _of_traffic(project.store, config, held_out, model)
     fitting = [p for p in dict.fromkeys(found) if model.fits(p, config.max_tokens)]
     if not fitting:
         raise DataError(
@@ -66,6 +74,21 @@ def prompts_of(
             next="serve or import traffic, or name a file in rounds.prompts",
         )
     return sorted(fitting, key=lambda p: content_hash([m.model_dump() for m in p]))
+
+
+def _of_traffic(
+    store: Store, config: RoundsConfig, held_out: pair.HeldOut, model: StoredModel
+) -> list[Messages]:
+    """The prompts of traffic, as they were when this was first asked for: one that arrives between
+    a kill and the next call must not begin everything anew."""
+    source = f"traffic:{model.weights}:{content_hash(config.outcome())}"
+    frozen = next((one for one in store.each(Dataset) if one.source == source), None)
+    if frozen:
+        return [prompt for prompt in frozen.prompts if not held_out.contains(prompt)]
+    found = pair.traffic_prompts(store, held_out)
+    if found:
+        pair.freeze_prompts(store, found, source=source, interaction_ids=found.values())
+    return list(found)
 
 
 def rank_answers(

@@ -1,10 +1,10 @@
 """How the loop closes on itself."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from trueup.config import StageConfig
+from trueup.config import OPERATIONAL, StageConfig
 from trueup.judges.config import EndpointConfig
 
 __all__ = ["RoundsConfig"]
@@ -14,7 +14,7 @@ class RoundsConfig(StageConfig):
     """Rounds of iterative DPO, and best-of-N: the model is its own traffic. How a round trains is
     said in `[train]`: method, reference, replay share, epochs."""
 
-    rounds: int = Field(default=3, ge=1)
+    rounds: Annotated[int, OPERATIONAL] = Field(default=3, ge=1)
     """Rounds in one call; each starts from what the last one gave."""
 
     reward: str = "house-style"
@@ -26,7 +26,8 @@ class RoundsConfig(StageConfig):
 
     prompts: str = ""
     """A file of prompts (JSONL with `messages`; of a file with `split`, the lines of `train`).
-    Empty: the prompts of all traffic."""
+    Empty: the prompts of all traffic, as they were at the first call for a champion and these
+    settings."""
 
     max_prompts: int | None = Field(default=None, ge=1)
     """Prompts of one round; by default all of them. With fewer, each round takes the next ones."""
@@ -48,10 +49,10 @@ class RoundsConfig(StageConfig):
     """Share of a round's change of the weights that is kept. 0.5 goes half way, which forgets less
     and learns less."""
 
-    max_skip_rate: float = Field(default=0.5, ge=0, lt=1)
+    max_skip_rate: Annotated[float, OPERATIONAL] = Field(default=0.5, ge=0, lt=1)
     """Share of a round's prompts whose answers may stay without a score."""
 
-    reward_timeout_s: float = Field(default=60.0, gt=0)
+    reward_timeout_s: Annotated[float, OPERATIONAL] = Field(default=60.0, gt=0)
     """Patience with the scores of one prompt's answers."""
 
     seed: int = 0

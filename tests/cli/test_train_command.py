@@ -169,7 +169,9 @@ def test_a_stopped_run_goes_on_with_its_own_data_whatever_came_since(
 
 
 def test_what_promotes_may_not_reward(trueup: Trueup, folder: Path) -> None:
-    (folder / "suite.jsonl").write_text(json.dumps({"messages": [{"role": "user", "content": "?"}]}))
+    (folder / "suite.jsonl").write_text(
+        json.dumps({"messages": [{"role": "user", "content": "?"}]})
+    )
     words = ("--set", "ab.prompts=suite.jsonl", "--set", "ab.scorer=loop_scorers:plain")
     with pytest.raises(ConfigError, match="scorer that promotes"):
         trueup(*words, *OWN_ANSWERS, "train", "--method", "rloo", "--dataset", "x", catch=False)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from itertools import combinations, pairwise
+from itertools import combinations, pairwise, product
 from pathlib import Path
 from statistics import fmean
 
@@ -32,7 +32,7 @@ from trueup.records import (
     TrainingRun,
 )
 from trueup.rounds.answers import pairs_of, prompts_of
-from trueup.rounds.best_of_n import best_of_n, expected_best, kl_bound
+from trueup.rounds.best_of_n import best_of_n, expected_best, kl_bound, kl_seen
 from trueup.rounds.config import RoundsConfig
 from trueup.rounds.run import run
 
@@ -369,6 +369,21 @@ def test_the_bound_is_the_divergence_of_best_of_n_where_scores_differ() -> None:
     chances = [b**n - a**n for a, b in pairwise(cdf)]
     kl = math.fsum(p * math.log(p * num_answers) for p in chances)
     assert kl == pytest.approx(kl_bound(n), abs=1e-3)
+
+
+@pytest.mark.parametrize("scores", [[3.0, 1.0, 2.0, 4.0], [1.0, 2.0, 1.0, 3.0], [0.5] * 4])
+def test_ties_bring_best_of_n_closer_to_the_model(scores: list[float]) -> None:
+    """Against all ways of drawing n of n equally likely answers, ties broken at random."""
+    n = len(scores)
+    chances = [0.0] * n
+    for drawn in product(range(n), repeat=n):
+        top = [i for i in drawn if scores[i] == max(scores[j] for j in drawn)]
+        for i in top:
+            chances[i] += 1 / len(top) / n**n
+    kl = math.fsum(p * math.log(p * n) for p in chances)
+    assert kl_seen(scores) == pytest.approx(kl)
+    assert kl_seen(scores) <= kl_bound(n)
+    assert kl_seen([float(i) for i in range(1000)]) == pytest.approx(kl_bound(1000), abs=0.05)
 
 
 def test_expected_best_is_the_mean_over_all_draws() -> None:

@@ -163,7 +163,7 @@ def _best_data(found: BestOfN) -> dict[str, object]:
 def _show_best(found: BestOfN) -> None:
     say(
         f"{found.prompts:,} prompts, {found.num_samples} answers each; always answering with the "
-        f"best is at most {found.kl_bound:.2f} nats away"
+        f"best is {found.kl_seen:.2f} nats away, at most {found.kl_bound:.2f}"
     )
     table(
         ["best of", *(str(n + 1) for n in range(len(found.expected_scores)))],

@@ -328,11 +328,7 @@ def _dataset(
             + ("" if config.method in ("kto", "sft") else "; single ratings need --method kto"),
         )
     return stage.freeze(
-        store,
-        pairs[:limit],
-        labels=singles[:limit],
-        source=_named(name, limit),
-        skipped=skipped,
+        store, pairs[:limit], labels=singles[:limit], source=_named(name, limit), skipped=skipped
     )
 
 

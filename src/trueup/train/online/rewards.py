@@ -215,9 +215,7 @@ def _outcome(call: Callable[[], Scored]) -> Scored | str:
         return f"it raised {type(error).__name__}: {error}"
 
 
-def _begun(
-    call: Callable[[], Scored],
-) -> "tuple[threading.Thread, queue.Queue[Scored | str]]":
+def _begun(call: Callable[[], Scored]) -> "tuple[threading.Thread, queue.Queue[Scored | str]]":
     """A call under way, and where its result will lie."""
     result = queue.Queue[Scored | str](1)
     thread = threading.Thread(target=lambda: result.put(_outcome(call)), daemon=True)

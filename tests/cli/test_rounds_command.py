@@ -48,7 +48,7 @@ def test_a_refused_round_exits_with_three_and_says_why(folder: Path) -> None:
 def test_best_of_n_shows_the_gain_and_both_arms(folder: Path) -> None:
     done = trueup(folder, "best-of-n", "--num-samples", "4")
     assert done.exit_code == 0, done.output
-    assert "at most 0.64 nats" in done.stdout
+    assert "nats away, at most 0.64" in done.stdout
     assert "best answer" in done.stdout and "random answer" in done.stdout
     told = json.loads(trueup(folder, "best-of-n", "--num-samples", "4", "--json").stdout)
     assert len(told["expected_scores"]) == 4

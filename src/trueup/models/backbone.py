@@ -65,6 +65,7 @@ class Backbone:
         from trueup.models.dtype import choose_dtype
         from trueup.models.kv_cache import ATTENTION
         from trueup.models.norm import fuse_norms
+        from trueup.models.thin import turn_thin_products
 
         logging.disable_progress_bar()  # it draws over ours, and is over in a second
         _check_folder(folder)
@@ -92,6 +93,7 @@ class Backbone:
                 next="use an instruction-tuned model, or add the template it was trained with",
             )
         fuse_norms(model)
+        turn_thin_products(model)
         return cls(folder, model.to(device).eval(), tokenizer)
 
     def sibling(self, folder: Path) -> "Backbone":

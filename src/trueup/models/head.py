@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from trueup.models import thin
 from trueup.models.tied import gradient_of, is_marked
 
 __all__ = ["HEAD_CHUNK", "TokenScores", "token_scores"]
@@ -162,9 +163,9 @@ def _logits(room: _Room, hidden: Tensor, weight: Tensor, bias: Tensor | None) ->
     return out.copy_(F.linear(hidden, weight, bias))
 
 
-def _is_plain(model: Any, head: nn.Module) -> bool:
+def _is_plain(model: Any, head: Any) -> bool:
     return (
-        type(head) is nn.Linear
+        thin.is_plain(head)
         and not _adjustments(model)
         and not torch.is_autocast_enabled(head.weight.device.type)
     )

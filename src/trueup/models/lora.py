@@ -6,12 +6,15 @@ lies, forward and backward. On a CPU, where the small tensors' traffic costs mor
 products, that is most of what an adapter costs.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from peft.tuners.lora import Linear
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from trueup.models.thin import is_plain, linear
 
 __all__ = ["fuse"]
 
@@ -23,7 +26,7 @@ def fuse(model: nn.Module) -> None:
     in another format than what comes in, compute as peft does.
     """
     for module in model.modules():
-        if type(module) is Linear and type(module.base_layer) is nn.Linear:
+        if type(module) is Linear and is_plain(module.base_layer):
             module.__class__ = FusedLinear
 
 
@@ -36,7 +39,10 @@ class FusedLinear(Linear):  # peft looks for "Linear" in the name
         if args or kwargs or role not in self.lora_A or not self._is_plain(role, x):
             return super().forward(x, *args, **kwargs)
         down, up = self.lora_A[role].weight, self.lora_B[role].weight
-        return _LowRank.apply(x, base.weight, base.bias, down, up, self.scaling[role])  # type: ignore[no-any-return]
+        weights: Any = base.weight, base.bias, down, up, self.scaling[role]
+        if not torch.is_grad_enabled():
+            return _forward(linear, x, *weights)[0]
+        return _LowRank.apply(x, *weights)  # type: ignore[no-any-return]
 
     def _is_plain(self, role: str, x: Tensor) -> bool:
         base, down, up = self.base_layer, self.lora_A[role], self.lora_B[role]
@@ -53,6 +59,23 @@ class FusedLinear(Linear):  # peft looks for "Linear" in the name
         )
 
 
+def _forward(
+    base: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    down: Tensor,
+    up: Tensor,
+    scaling: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `_LowRank`, with what its backward pass needs: x and x A^T, both with flat rows."""
+    flat = x.reshape(-1, x.shape[-1])
+    low = flat @ down.T
+    out = base(flat, weight, bias)
+    out.addmm_(low, up.T, alpha=scaling)
+    return out.view(*x.shape[:-1], len(weight)), flat, low
+
+
 class _LowRank(torch.autograd.Function):
     """x W^T + b + scaling (x A^T) B^T. Shapes: x (..., in), W (out, in), A (rank, in),
     B (out, rank); W and b are frozen."""
@@ -67,13 +90,10 @@ class _LowRank(torch.autograd.Function):
         up: Tensor,
         scaling: float,
     ) -> Tensor:
-        flat = x.reshape(-1, x.shape[-1])
-        low = flat @ down.T
-        out = F.linear(flat, weight, bias)
-        out.addmm_(low, up.T, alpha=scaling)
+        out, flat, low = _forward(F.linear, x, weight, bias, down, up, scaling)
         ctx.save_for_backward(flat, low, weight, down, up)
         ctx.scaling = scaling
-        return out.view(*x.shape[:-1], -1)
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]

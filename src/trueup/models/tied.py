@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trueup.models.thin import is_plain
+
 __all__ = ["add_in_place", "gradient_of", "is_marked"]
 
 
@@ -19,7 +21,7 @@ def add_in_place(model: Any) -> None:
     `torch.autograd.grad` finds none."""
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     is_tied = type(embedding) is nn.Embedding and head.weight is embedding.weight
-    if is_tied and type(head) is nn.Linear and not embedding.max_norm:
+    if is_tied and is_plain(head) and not embedding.max_norm:
         embedding.__class__ = _Embedding
         head.weight.adds_in_place = True  # type: ignore[attr-defined]
 

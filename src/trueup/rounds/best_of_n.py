@@ -72,7 +72,7 @@ def kl_seen(scores: list[float]) -> float:
     n, kl, below = len(scores), 0.0, 0
     for _, count in sorted(Counter(scores).items()):
         chance = ((below + count) / n) ** n - (below / n) ** n
-        kl += chance * math.log(chance * n / count)
+        kl += chance * math.log(chance * n / count) if chance else 0.0
         below += count
     return kl
 

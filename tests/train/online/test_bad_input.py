@@ -69,7 +69,7 @@ def test_prompts_that_a_reward_cannot_score_are_left_out_and_counted(
     assert [one["prompts_skipped"] for one in metrics["history"]] == [1.0, 1.0]
     assert [one["answers"] for one in metrics["history"]] == [12.0, 12.0]
     with pytest.raises(TrainingError, match="2 of 8 prompts; the last: a score is not finite"):
-        make_project().train(config.model_copy(update={"online": strict(config)}))
+        make_project(name="strict").train(config.model_copy(update={"online": strict(config)}))
 
 
 def strict(config: TrainConfig) -> Any:

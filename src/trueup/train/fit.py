@@ -90,7 +90,9 @@ def fit(
                 warmup=config.warmup,
                 schedule=config.schedule,
             )
-            taken = stepper.step([(nullcontext(model), objective)], picked, rate, step + 1)
+            parts = [(nullcontext(model), objective)]
+            taken = stepper.gradients(parts, picked, rate, step + 1)
+            stepper.take()
             after_step()
 
             metrics = taken | {"seconds": time.perf_counter() - started}

@@ -37,18 +37,6 @@ class Stepper:
         )
         self.tokens_per_batch = budget(config, self.learning[0].device)
 
-    def step(
-        self,
-        parts: Sequence[tuple[AbstractContextManager[Any], Objective]],
-        picked: Sequence[Row],
-        rate: float,
-        number: int,
-    ) -> Metrics:
-        """Take step `number` on these rows; as `gradients`."""
-        metrics = self.gradients(parts, picked, rate, number)
-        self.take()
-        return metrics
-
     def gradients(
         self,
         parts: Sequence[tuple[AbstractContextManager[Any], Objective]],

@@ -117,7 +117,7 @@ def test_splitting_a_batch_into_passes_changes_nothing(
             config.method, config.online, by_row, kl_coef=0.1, value_head=head
         )
         rows = [one.row for one in groups]
-        stepper.step([(parts.policy.acting(), objective)], rows, 0.0, 1)
+        stepper.gradients([(parts.policy.acting(), objective)], rows, 0.0, 1)
         found.append({n: p.grad.clone() for n, p in parameters.items() if p.grad is not None})
     assert found[0].keys() == found[1].keys()
     assert max(float(one.abs().max()) for one in found[0].values()) > 1e-3

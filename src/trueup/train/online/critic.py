@@ -52,7 +52,7 @@ class Critic:
         if kind == "head":
             return cls(policy.acting, head, {}, shares_states=True)
         if kind == "adapter":
-            base, waiting = champion.backbone, served
+            base = champion.backbone
             base.new_adapter(
                 ROLE,
                 rank=config.lora_rank,
@@ -62,7 +62,7 @@ class Critic:
             )
             below = {n: p for n, p in base.model.named_parameters() if f".{ROLE}." in n}
             return cls(
-                waiting.acting(lambda: base.acting_as(ROLE)),
+                served.acting(lambda: base.acting_as(ROLE)),
                 head,
                 below,
                 shares_states=False,
@@ -76,7 +76,7 @@ class Critic:
         below = {f"value_model.{n}": p for n, p in own.model.named_parameters()}
         waiting = Offload(own, enabled=config.online.offload)
         waiting.leave()
-        acting = waiting.acting(lambda: own.acting_as(None))
+        acting = served.acting(lambda: own.acting_as(None))
         return cls(acting, head, below, shares_states=False)
 
     @torch.no_grad()

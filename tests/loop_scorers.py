@@ -1,5 +1,7 @@
 """Scorers of the test project, named in its settings as `loop_scorers:NAME`."""
 
+import asyncio
+import sys
 import time
 from collections.abc import Sequence
 
@@ -35,6 +37,16 @@ def broken(_: Messages, answer: str) -> float:
 def nan(_: Messages, answer: str) -> float:
     """A judge that has no number."""
     return float("nan")
+
+
+def quits(_: Messages, answer: str) -> float:
+    """A judge that takes its process for its own."""
+    sys.exit("enough")
+
+
+def cancelled(_: Messages, answer: str) -> float:
+    """A judge whose event loop was closed under it."""
+    raise asyncio.CancelledError
 
 
 def hangs(_: Messages, answer: str) -> float:

@@ -13,6 +13,7 @@ import trueup
 from trueup.config import apply_overrides, read_toml, validate
 from trueup.errors import ConfigError
 from trueup.project import Config
+from trueup.train.online.config import OnlineConfig
 
 SOURCE = Path(trueup.__file__).parent
 
@@ -97,6 +98,16 @@ def test_a_wrong_value_is_named_with_what_it_got_and_what_was_expected(
     assert error.got == got or list(error.got) == list(got)  # type: ignore[call-overload]
     assert expected in error.expected
     assert where in error.next
+
+
+def test_settings_that_do_not_go_together_are_named_and_nothing_else_is_shown() -> None:
+    raw = {"kl_target": 1.0, "kl_coef": 0.0}
+    error = complaint({"train": {"online": raw}})
+    with pytest.raises(ConfigError) as alone:
+        validate(OnlineConfig, raw, source="command line")
+    for one, name in ((error, "train.online"), (alone.value, "command line")):
+        assert one.got == "kl_target adapts kl_coef, which starts above 0"
+        assert f"settings of '{name}' do not go together" in str(one)
 
 
 def test_a_setting_cannot_be_changed_after_it_was_read() -> None:

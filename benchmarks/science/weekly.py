@@ -13,8 +13,8 @@ from trueup.toy.language import FILLERS, copy_prompts, words
 __all__ = ["iterative", "weekly", "with_likelihood", "with_replay"]
 
 WEEKS, PROMPTS, EPOCHS = 6, 768, 4
-NUM_COPIES = 768
-SFT = 0.5
+NUM_COPIES = 3072
+SFT = 2.0
 
 
 def weekly(
@@ -54,9 +54,9 @@ def with_likelihood(world: World) -> dict[str, Any]:
 
 
 def with_replay(world: World) -> dict[str, Any]:
-    """As `with_likelihood`, and two fifths of each week's pairs are of earlier weeks, the copies
+    """As `with_likelihood`, and half of each week's pairs are of earlier weeks, the copies
     among them."""
-    return weekly(world, sft=SFT, replay_share=0.4)
+    return weekly(world, sft=SFT, replay_share=0.5)
 
 
 def iterative(world: World) -> dict[str, Any]:

@@ -32,9 +32,9 @@ Point = dict[str, float]
 NUM_PAIRS, PAIRS_PER_STEP, STEPS = 1536, 64, 192
 LOOK_AT = (0, 6, 12, 24, 36, 48, 96, 192)
 """Optimizer steps: dense where KL 3.5 lies."""
-NUM_HELD_OUT = 256
+NUM_HELD_OUT = 1024
 SHARPNESS = 1.5
-LEARNING_RATE = 5e-4
+LEARNING_RATE = 3e-4
 
 
 class World:

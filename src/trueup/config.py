@@ -128,6 +128,13 @@ def validate(model: type[C], raw: dict[str, Any], *, source: str) -> C:
         # "function-after" and the like are pydantic's own steps, not keys of the file
         where = [str(part) for part in problem["loc"] if not str(part).startswith("function-")]
         name = ".".join(where) or source
+        if problem["type"] == "value_error" and isinstance(problem.get("input"), dict):
+            raise ConfigError(  # the message names them; the whole section would hide it
+                f"{source}: settings of '{name}' do not go together",
+                got=problem["msg"].removeprefix("Value error, "),
+                expected="settings that do",
+                next=f"change one of them in '{name}'",
+            ) from None
         if problem["type"] == "extra_forbidden":
             raise _unknown_key(model, where, source) from None
         raise ConfigError(

@@ -281,7 +281,10 @@ def held_out(project: Project, *, required: bool = True) -> pair.HeldOut:
             candidate still cannot pass the gates.
     """
     config, folder = project.config, project.folder
-    prompts = [p.messages for name in config.pair.held_out for p in read_suite(folder / name)]
+    named = config.pair.held_out
+    prompts = [
+        p.messages for name in named for p in read_suite(folder / name, setting="pair.held_out")
+    ]
     if required or (folder / config.ab.prompts).is_file():
         prompts += [p.messages for p in project.suite]
     if required or (folder / config.evaluate.gold).is_file():

@@ -11,7 +11,7 @@ the records it was made from. "Why does the model say this?" is then a walk alon
 import hashlib
 import json
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -106,7 +106,7 @@ class Sampling(Value, _Grown):
     min_p: float = Field(default=0.0, ge=0, lt=1)
     """Only tokens at least this share as likely as the likeliest."""
     max_tokens: int = Field(default=256, ge=1)
-    stop: tuple[str, ...] = ()
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Strings that end the completion; its text ends before them."""
     best_of: int = Field(default=1, ge=1)
     """Of so many draws this one was picked by a judge."""

@@ -29,8 +29,13 @@ class SuitePrompt(Value):
     answerable: bool = True
 
 
-def read_suite(path: Path, *, split: str = "heldout") -> list[SuitePrompt]:
+def read_suite(
+    path: Path, *, split: str = "heldout", setting: str = "ab.prompts"
+) -> list[SuitePrompt]:
     """The prompts of a file, in its order.
+
+    Args:
+        setting: what names the file in trueup.toml, for messages.
 
     Raises:
         DataError: the file is missing, a line is malformed, or no line is of the split.
@@ -39,10 +44,10 @@ def read_suite(path: Path, *, split: str = "heldout") -> list[SuitePrompt]:
     for where, prompt in read_rows(
         path,
         lambda raw: _prompt(raw, split),
-        file="held-out prompts",
+        file="held-out prompts" if split == "heldout" else "prompts",
         row="prompt",
         form='{"messages": [{"role": …, "content": …}], "facts": [[…]]}',
-        setting="ab.prompts",
+        setting=setting,
     ):
         if prompt.messages in prompts:
             raise DataError(
@@ -57,7 +62,7 @@ def read_suite(path: Path, *, split: str = "heldout") -> list[SuitePrompt]:
             f"{path} holds no prompt of the split",
             got=split,
             expected="at least one",
-            next="mark some lines, or name another file in ab.prompts",
+            next=f"mark some lines, or name another file in {setting}",
         )
     return list(prompts.values())
 

@@ -55,6 +55,14 @@ def test_best_of_n_shows_the_gain_and_both_arms(folder: Path) -> None:
     assert [arm["name"] for arm in told["arms"]] == ["best", "random"]
 
 
+def test_what_best_of_n_could_not_use_is_told_and_a_refusal_exits_with_three(folder: Path) -> None:
+    words = ("--set", "rounds.max_tokens=16", "--set", "guard.max_kl=0.0001", "best-of-n")
+    done = trueup(folder, *words, "--reward", "loop_scorers:no_sky")
+    assert done.exit_code == 3, done.output
+    assert "3 reward: it raised RuntimeError" in done.stdout
+    assert "Best answer: REFUSED by guard: kl" in done.stdout
+
+
 def test_the_ceiling_names_what_no_draw_solves(folder: Path) -> None:
     rows = [json.loads(line) for line in (folder / "gold.jsonl").read_text().splitlines()]
     rows[0]["checker"] = {"type": "contains", "all": ["zebra"]}

@@ -76,7 +76,7 @@ def test_a_judge_that_fails_costs_the_choice_and_not_the_answer(
         assert len(gateway.interactions()) == 1
 
 
-@pytest.mark.parametrize("judge", ["hangs", "nan", "too_few"])
+@pytest.mark.parametrize("judge", ["hangs", "nan", "too_few", "quits", "cancelled"])
 def test_a_judge_that_hangs_or_talks_nonsense_costs_the_choice_too(
     open_gateway: Callable, engine: Engine, judge: str
 ) -> None:

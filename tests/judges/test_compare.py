@@ -1,9 +1,11 @@
 """Two answers compared: a judge that depends on the order is asked in both, and no other twice."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
+from trueup.errors import ConfigError
 from trueup.judges import compare, resolve
 from trueup.judges.base import Ranking
 from trueup.records import Completion, Message, Messages
@@ -91,3 +93,44 @@ def test_a_scoring_function_is_asked_about_each_answer_once() -> None:
 @pytest.mark.parametrize("name", ["house-style", "llm", f"{__name__}:counted"])
 def test_the_judges_that_come_with_the_package_say_that_they_are_symmetric(name: str) -> None:
     assert resolve(name).is_symmetric
+
+
+class NeedsMore(SymmetricJudge):
+    """One that cannot be made without being told something."""
+
+
+class Nameless:
+    def rank(self, prompt: Messages, candidates: Sequence[Completion]) -> Ranking:
+        return Ranking((), ())
+
+
+CONSTANT = 3.0
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        (":f", "could not be imported.*ValueError"),
+        ("no_such_module:f", "could not be imported"),
+        (f"{__name__}:no_such_function", "could not be imported"),
+        (f"{__name__}:NeedsMore", "could not be imported.*TypeError"),
+        (f"{__name__}:Nameless", "no judge.*id, kind and rank"),
+        (f"{__name__}:CONSTANT", "no judge.*float"),
+    ],
+)
+def test_what_is_no_judge_is_refused_before_it_is_asked(name: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        resolve(name)
+
+
+@pytest.mark.parametrize(
+    "source", ["def f(:", "raise ValueError('not today')", "import sys; no_such_name"]
+)
+def test_a_module_that_cannot_be_run_is_refused_in_words(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = f"broken_{abs(hash(source))}"
+    (tmp_path / f"{module}.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=f"could not be imported.*{module}"):
+        resolve(f"{module}:f")

@@ -318,3 +318,14 @@ def test_equal_prompts_in_one_call_get_different_answers(backbone: Backbone) -> 
 
 def test_no_prompts_are_no_completions(backbone: Backbone) -> None:
     assert drawn(backbone, []) == []
+
+
+def test_a_prompt_without_room_for_an_answer_is_refused_by_its_beginning(
+    backbone: Backbone,
+) -> None:
+    long = (Message(role="user", content="sky " * backbone.context),)
+    with pytest.raises(ModelError, match=r"no room for an answer.*'sky sky"):
+        drawn(backbone, [PROMPTS[0], long])
+    assert drawn(backbone, PROMPTS[:1], max_tokens=backbone.context // 2)
+    with pytest.raises(ModelError, match="no room"):
+        drawn(backbone, PROMPTS[:1], max_tokens=backbone.context)

@@ -608,3 +608,16 @@ def test_the_second_token_follows_the_first(dice: torch.nn.Module) -> None:
     second = [one.token_ids[1] for one in group if one.token_ids[0] == first]
     assert len(second) > 1000
     assert fits(np.bincount(second, minlength=11), next_probs(dice, [*PROMPT, first]))
+
+
+@pytest.mark.parametrize("temperature", [1e-46, 1e-9])
+def test_a_temperature_of_nearly_nothing_is_greedy(backbone: Backbone, temperature: float) -> None:
+    prompt = ids(20, 3)
+    asked = [request(prompt, temperature=t, seed=1, max_tokens=6) for t in (temperature, 0.0)]
+    found = sample(backbone.model, asked, eos_ids=NEVER)
+    assert found[0][0].token_ids == found[1][0].token_ids
+
+
+def test_a_stop_string_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="stop"):
+        Sampling(stop=("",))

@@ -1,9 +1,11 @@
 """Iterative DPO and best-of-N on the colour project: a real model, real gates, real records."""
 
+import importlib
 import json
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -255,6 +257,30 @@ def test_prompts_that_can_never_be_scored_do_not_stop_a_second_call(folder: Path
     assert again.rounds[0].checkpoint.id == first.rounds[0].checkpoint.id
 
 
+def test_prompts_without_room_for_an_answer_are_counted(folder: Path) -> None:
+    with (folder / "train.jsonl").open("a") as file:
+        row = {"split": "train", "messages": [{"role": "user", "content": "sky " * 3000}]}
+        file.write("\n" + json.dumps(row))
+    done = run(project_of(folder, "rounds.rounds=1"))
+    assert done.rounds[0].skipped["no room for an answer in the model's context"] == 1
+
+
+def test_a_reward_function_that_was_mended_is_asked_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    source = "def mended(prompt, answer):\n    return {sign}len(answer)\n"
+    found = []
+    for sign in ("-", "+", "-"):
+        (tmp_path / "my_reward.py").write_text(source.format(sign=sign))
+        sys.modules.pop("my_reward", None)
+        importlib.invalidate_caches()
+        shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+        done = run(project_of(folder, 'rounds.reward="my_reward:mended"', "rounds.rounds=1"))
+        found.append((done.rounds[0].mean_score, done.rounds[0].dataset.id))
+    assert found[0][0] == -found[1][0] and found[0] == found[2]
+
+
 def test_labels_of_rounds_are_no_pairs_of_the_weekly_loop(folder: Path) -> None:
     project = project_of(folder, "rounds.num_samples=4")
     best_of_n(project)
@@ -426,5 +452,5 @@ def test_traffic_that_arrives_between_two_calls_waits_for_the_next_champion(fold
 
 def prompts_in(project: Project) -> list[Messages]:
     held_out, champion = loop.held_out(project), project.champion()
-    found = prompts_of(project, project.config.rounds, held_out, champion)
+    found, _ = prompts_of(project, project.config.rounds, held_out, champion)
     return sorted(found, key=lambda prompt: prompt[-1].content)

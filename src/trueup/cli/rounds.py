@@ -1,6 +1,7 @@
 """`trueup rounds`, `trueup best-of-n`: the model is its own traffic."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import click
 
@@ -91,6 +92,7 @@ def _show_rounds(done: Rounds) -> None:
         table(columns, [_row(one) for one in done.rounds])
         say("score, best: of the round's own answers; the rest against the champion.")
     for one in done.rounds:
+        _show_skipped(one.skipped, f"Round {one.number}: ")
         for report in one.reports:
             if not report.verdict.passed:
                 say(f"Round {one.number}: {verdict_text(report.verdict)}")
@@ -101,6 +103,12 @@ def _show_rounds(done: Rounds) -> None:
         say(f"Next: trueup promote --checkpoint {done.best.checkpoint.id}")
     else:
         say("Next: trueup report; the champion serves on")
+
+
+def _show_skipped(skipped: Mapping[str, int], where: str = "") -> None:
+    if skipped:
+        told = ", ".join(f"{count:,} {reason}" for reason, count in skipped.items())
+        say(f"{where}prompts without a pair or a score: {told}")
 
 
 def _row(one: Round) -> list[str]:
@@ -141,6 +149,8 @@ def best_of_n(
     with bars(hidden=as_json):
         found = run(project, config)
     emit(_best_data(found)) if as_json else _show_best(found)
+    refused = _refused(found.arms[0])
+    ctx.exit(exit_code(refused[0]) if refused else 0)
 
 
 def _best_data(found: BestOfN) -> dict[str, object]:
@@ -165,6 +175,7 @@ def _show_best(found: BestOfN) -> None:
         f"{found.prompts:,} prompts, {found.num_samples} answers each; always answering with the "
         f"best is {found.kl_seen:.2f} nats away, at most {found.kl_bound:.2f}"
     )
+    _show_skipped(found.skipped)
     table(
         ["best of", *(str(n + 1) for n in range(len(found.expected_scores)))],
         [["mean score", *(f"{score:.3g}" for score in found.expected_scores)]],
@@ -174,7 +185,7 @@ def _show_best(found: BestOfN) -> None:
     table(["learned from", "score learned", "win rate", "KL", "length", "guard"], rows)
     say("Win rate, KL and length of the trained model on held-out prompts, against the champion.")
     best = found.arms[0]
-    refused = [r.verdict for r in best.reports.values() if r.verdict.status == "refused"]
+    refused = _refused(best)
     for verdict in refused:
         say(f"Best answer: {verdict_text(verdict)}")
     checkpoint = best.checkpoint.id
@@ -184,6 +195,10 @@ def _show_best(found: BestOfN) -> None:
         else f"Next: trueup evaluate --checkpoint {checkpoint}, then trueup promote "
         f"--checkpoint {checkpoint}"
     )
+
+
+def _refused(arm: Arm) -> list[Verdict]:
+    return [r.verdict for r in arm.reports.values() if r.verdict.status == "refused"]
 
 
 def _arm_row(arm: Arm) -> list[str]:

@@ -1,6 +1,7 @@
 """The stages from flags to a checkpoint, each a command."""
 
 from contextlib import nullcontext
+from datetime import UTC, datetime
 from typing import get_args
 
 import click
@@ -138,6 +139,7 @@ def train(
         | _online(project.config.train, reward),
         source="command line",
     )
+    began = datetime.now(UTC).isoformat(timespec="microseconds")
     lock = project.store.exclusive() if is_first else nullcontext()
     with lock, bars(hidden=as_json or not is_first):
         _check_reward(project, config)
@@ -159,6 +161,11 @@ def train(
     if as_json:
         emit({"dataset": dataset, "checkpoint": checkpoint})
         return
+    if checkpoint.created_at < began:
+        say(
+            f"Trained on {checkpoint.created_at[:16]}Z already: the same data, settings and "
+            "champion give the same checkpoint. A reward function that changed needs another name."
+        )
     say(f"{checkpoint.id} in {project.store.folder / checkpoint.path}")
     if config.method == "reward":
         show_reward(checkpoint.metrics)
@@ -235,7 +242,7 @@ def _prompts(
         source = _named("traffic", limit)
         return stage.freeze_prompts(store, prompts, source=source, interaction_ids=ids)
     if source is None:
-        rows = read_suite(project.folder / named, split="train")
+        rows = read_suite(project.folder / named, split="train", setting="train.online.prompts")
         return stage.freeze_prompts(
             store, [row.messages for row in rows][:limit], source=f"file:{named}"
         )

@@ -75,7 +75,9 @@ class BestOf:
         def judge() -> None:
             try:
                 _settle(found, self._pick(prompt, answers))
-            except Exception as error:  # a judge is somebody else's code or server
+            except (
+                BaseException
+            ) as error:  # somebody else's code: sys.exit must not cost the answer
                 self._give_up(answers, found, f"{type(error).__name__}: {error}")
             finally:
                 late.cancel()

@@ -5,8 +5,11 @@ Names: `house-style`, `facts`, `llm`, an `http://` address that scores answers, 
 function `(prompt, text) -> float`.
 """
 
+import hashlib
 import importlib
+import inspect
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from trueup.errors import ConfigError
 from trueup.judges.base import Judge, Ranking
@@ -59,6 +62,9 @@ class _FunctionJudge:
 
     def __init__(self, name: str, function: Callable[[Messages, str], float]) -> None:
         self.id, self._function = f"code:{name}", function
+        self.version = _source_hash(function)
+        """Of the file the function stands in: what it said before it was mended is not its word
+        any more. No part of the id, or it would be another scorer by a comment."""
 
     def rank(self, prompt: Messages, candidates: Sequence[Completion]) -> Ranking:
         scores = tuple(float(self._function(prompt, c.text)) for c in candidates)
@@ -69,13 +75,31 @@ def _imported(name: str) -> Judge:
     module, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+        if isinstance(found, type):
+            found = found()
+    except Exception as error:  # a team's own module runs as it is imported
         raise ConfigError(
             "A judge could not be imported",
-            got=f"{name} ({error})",
-            expected="package.module:attribute",
-            next="check the name, and that the package is installed",
+            got=f"{name} ({type(error).__name__}: {error})",
+            expected="package.module:attribute; a class is called without arguments",
+            next="check the name, that the package is installed, and that it can be imported",
         ) from error
-    if hasattr(found, "rank"):
-        return found() if isinstance(found, type) else found
+    is_judge = all(hasattr(found, part) for part in ("id", "kind", "rank"))
+    if is_judge:
+        return found
+    if hasattr(found, "rank") or not callable(found):
+        raise ConfigError(
+            "This is no judge",
+            got=f"{name}, {type(found).__name__}",
+            expected="an object with id, kind and rank, or a function (prompt, text) -> float",
+            next="add what is missing, or name a function",
+        )
     return _FunctionJudge(name, found)
+
+
+def _source_hash(function: Callable[..., object]) -> str:
+    try:
+        source = Path(inspect.getsourcefile(function) or "").read_bytes()
+    except (TypeError, OSError):  # compiled, or typed into a session
+        return "unknown"
+    return hashlib.sha256(source).hexdigest()[:8]

@@ -289,10 +289,15 @@ class Backbone:
 
         Returns:
             For each prompt, in the order given, its completions.
+
+        Raises:
+            ModelError: a prompt leaves no room for an answer of `sampling.max_tokens`.
         """
         from trueup.models.sampler import Drawn, SampleRequest, sample
 
         encoded = [chat.prompt_ids(self.tokenizer, prompt) for prompt in prompts]
+        for prompt, ids in zip(prompts, encoded, strict=True):
+            self._need_room(prompt, len(ids), sampling.max_tokens)
         seeded = own_seeds(sampling, prompts)
         # prompts of similar length and beginning next to each other
         order = sorted(range(len(prompts)), key=lambda i: (len(encoded[i]) // 64, encoded[i]))
@@ -315,6 +320,16 @@ class Backbone:
         for i, group in zip(order, drawn, strict=True):
             done[i] = [self.completion(d, encoded[i], weights, sampling) for d in group]
         return [done[i] for i in range(len(prompts))]
+
+    def _need_room(self, prompt: Messages, size: int, max_tokens: int) -> None:
+        if size + max_tokens > self.context:
+            raise ModelError(
+                "A prompt leaves no room for an answer in the model's context",
+                got=f"{size} tokens, beginning with {prompt[-1].content[:60]!r}, and up to "
+                f"{max_tokens} of an answer",
+                expected=f"at most {self.context} together",
+                next="shorten or drop that prompt, or lower the stage's max_tokens",
+            )
 
     def completion(
         self, drawn: Any, prompt_ids: Sequence[int], weights: str, sampling: Sampling

@@ -14,24 +14,27 @@ from trueup.records import Sampling
 
 __all__ = ["draw", "drawn_from"]
 
+GREEDY = 1e-6
+"""Temperatures below it are greedy: float32 cannot hold what they divide."""
+
 
 def draw(
     logits_BV: Tensor, samplings: Sequence[Sampling], randoms: Sequence[torch.Generator]
 ) -> tuple[Tensor, Tensor]:
     """The next token of each row and its log-prob under the model itself, both of shape (B,).
 
-    Greedy at temperature 0, else by the inverse of the cumulative distribution, with one uniform
-    from the row's own generator.
+    Greedy at temperature 0 or next to it, else by the inverse of the cumulative distribution, with
+    one uniform from the row's own generator.
     """
     logprobs_BV = torch.log_softmax(logits_BV.float(), dim=-1)
     drawn = logprobs_BV.argmax(dim=-1)
-    if any(sampling.temperature > 0 for sampling in samplings):
+    if any(sampling.temperature >= GREEDY for sampling in samplings):
         # float64: with 50k tokens a float32 running sum no longer reaches 1 within half a token
         cdf_BV = drawn_from(logprobs_BV, samplings).double().cumsum_(dim=-1)
         uniforms = torch.stack([torch.rand(1, generator=r, dtype=torch.float64) for r in randoms])
         targets = uniforms.to(cdf_BV.device) * cdf_BV[:, -1:]
         random = torch.searchsorted(cdf_BV, targets, right=True)[:, 0]
-        is_greedy = torch.tensor([sampling.temperature == 0 for sampling in samplings])
+        is_greedy = torch.tensor([sampling.temperature < GREEDY for sampling in samplings])
         random = random.clamp(max=cdf_BV.shape[1] - 1)
         drawn = torch.where(is_greedy.to(drawn.device), drawn, random)
     return drawn, logprobs_BV.gather(1, drawn[:, None])[:, 0]
@@ -48,7 +51,7 @@ def drawn_from(logprobs_BV: Tensor, samplings: Sequence[Sampling]) -> Tensor:
     def each(values: list[float]) -> Tensor:
         return torch.tensor(values, device=device)[:, None]
 
-    temperatures = [s.temperature or 1.0 for s in samplings]
+    temperatures = [s.temperature if s.temperature >= GREEDY else 1.0 for s in samplings]
     if all(temperature == 1 for temperature in temperatures):
         probs_BV = logprobs_BV.exp()
     else:

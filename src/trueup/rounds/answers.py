@@ -27,6 +27,7 @@ from trueup.train.online.rewards import Reward, resolve_reward
 
 __all__ = ["Ranked", "pairs_of", "prompts_of", "rank_answers", "reward_of"]
 
+NO_ROOM = "no room for an answer in the model's context"
 BATCH = 32  # prompts between two commits
 
 
@@ -54,18 +55,19 @@ def reward_of(project: Project, config: RoundsConfig, champion: StoredModel) -> 
 
 def prompts_of(
     project: Project, config: RoundsConfig, held_out: pair.HeldOut, model: StoredModel
-) -> list[Messages]:
-    """The prompts to answer, in an order of their own hashes.
+) -> tuple[list[Messages], Counter[str]]:
+    """The prompts to answer, in an order of their own hashes, and those left out by reason.
 
     Raises:
         DataError: there are none.
     """
     if config.prompts:
-        read = read_suite(project.folder / config.prompts, split="train")
+        read = read_suite(project.folder / config.prompts, split="train", setting="rounds.prompts")
         found = [p.messages for p in read if not held_out.contains(p.messages)]
     else:
         found = _of_traffic(project.store, config, held_out, model)
-    fitting = [p for p in dict.fromkeys(found) if model.fits(p, config.max_tokens)]
+    asked = list(dict.fromkeys(found))
+    fitting = [p for p in asked if model.fits(p, config.max_tokens)]
     if not fitting:
         raise DataError(
             "There is no prompt to answer",
@@ -73,7 +75,8 @@ def prompts_of(
             expected="prompts that are not held out and leave room for an answer",
             next="serve or import traffic, or name a file in rounds.prompts",
         )
-    return sorted(fitting, key=lambda p: content_hash([m.model_dump() for m in p]))
+    skipped = Counter({NO_ROOM: len(asked) - len(fitting)} if len(fitting) < len(asked) else {})
+    return sorted(fitting, key=lambda p: content_hash([m.model_dump() for m in p])), skipped
 
 
 def _of_traffic(
@@ -94,13 +97,17 @@ def _of_traffic(
 def rank_answers(
     store: Store, config: RoundsConfig, model: StoredModel, reward: Reward, prompts: list[Messages]
 ) -> Ranked:
-    """`num_samples` answers a prompt, scored; what was drawn or scored before is read.
+    """`num_samples` answers a prompt, scored; what was drawn before is read, and what was scored by
+    this very version of the reward.
 
     Raises:
         TrainingError: the reward leaves too many answers without a score; those so far are kept.
     """
     sampling = Sampling(max_tokens=config.max_tokens, seed=config.seed)
-    asked = content_hash([sampling.model_dump(mode="json"), config.num_samples])
+    version = getattr(reward.judge, "version", "")
+    asked = content_hash(
+        [sampling.model_dump(mode="json"), config.num_samples, *([version] if version else [])]
+    )
     source = f"rounds:{model.weights}:{asked}"
     known = {one.prompt: one for one in store.each(Label, source=source, annotator=reward.id)}
     answers = model.samples(

@@ -112,20 +112,21 @@ def _best_of_n(project: Project, config: RoundsConfig) -> BestOfN:
         project.config.ab.scorer, endpoint=project.config.ab.endpoint, suite=project.suite
     )
     ab.check_scorer(scorer, loop.behind(project.store, reward.id))
-    prompts = prompts_of(project, config, held_out, champion)[: config.max_prompts]
-    ranked = rank_answers(project.store, config, champion, reward, prompts)
-    labels = ranked.labels
+    prompts, too_long = prompts_of(project, config, held_out, champion)
+    asked = prompts[: config.max_prompts]
+    ranked = rank_answers(project.store, config, champion, reward, asked)
+    labels, skipped = ranked.labels, dict(too_long + ranked.skipped)
     if not labels:
         raise DataError(
             "No answer was scored, so there is none to learn",
-            got=dict(ranked.skipped),
+            got=skipped,
             expected="scores from rounds.reward",
             next="mend the reward, or name another",
         )
     found = BestOfN(
         num_samples=config.num_samples,
         prompts=len(labels),
-        skipped=dict(ranked.skipped),
+        skipped=skipped,
         expected_scores=[
             fmean(expected_best(list(one.scores), k) for one in labels)
             for k in range(1, config.num_samples + 1)

@@ -105,14 +105,14 @@ def _rounds(
 ) -> Rounds:
     store = project.store
     _check(project, reward)
-    prompts = prompts_of(project, config, held_out, champion)
+    prompts, too_long = prompts_of(project, config, held_out, champion)
     done = Rounds([], Verdict(gate="train", status="pending", reason=""), champion.weights)
     model = champion
     for number in range(1, config.rounds + 1):
         asked = _asked(prompts, number, config)
         ranked = rank_answers(store, config, model, reward, asked)
         pairs, without = pairs_of(ranked.labels, config, min_margin=project.config.pair.min_margin)
-        skipped = ranked.skipped + without
+        skipped = too_long + ranked.skipped + without
         store.add_all(pairs)
         if not pairs:
             done.verdict = _no_pairs(number, dict(skipped))

@@ -1,5 +1,6 @@
 """Rewards that runs name as `scorers:…`; one can end its process, others fail on purpose."""
 
+import asyncio
 import math
 import os
 import signal
@@ -43,6 +44,10 @@ def starts_with_um(prompt: Messages, text: str) -> float:
     """1 for what a third of the taught answers begin with."""
     _counted()
     return float(text.startswith("um"))
+
+
+def a_hundred_for_um(prompt: Messages, text: str) -> float:
+    return 100 * starts_with_um(prompt, text) + 700
 
 
 def breaks_later(prompt: Messages, text: str) -> float:
@@ -104,6 +109,16 @@ class Sleeper(_Own):
 class Quitter(_Own):
     def rank(self, prompt: Messages, candidates: Sequence[Completion]) -> Ranking:
         sys.exit("enough")
+
+
+class Cancelled(_Own):
+    def rank(self, prompt: Messages, candidates: Sequence[Completion]) -> Ranking:
+        raise asyncio.CancelledError
+
+
+class Absurd(_Own):
+    def rank(self, prompt: Messages, candidates: Sequence[Completion]) -> Ranking:
+        return Ranking((1e300,) * len(candidates), ((),) * len(candidates))
 
 
 class Steps(_Own):

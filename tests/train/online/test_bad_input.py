@@ -1,5 +1,6 @@
 """Rewards, prompts and settings that are no good: an error by name, or a skip that is counted."""
 
+import math
 import socket
 import threading
 import time
@@ -16,8 +17,9 @@ from tiny_project import question, written_pairs
 from trueup.errors import ConfigError, ModelError, RecordNotFound, TrainingError
 from trueup.records import Checkpoint, Completion, Dataset, TrainingRun
 from trueup.train import TrainConfig
-from trueup.train.online import rewards
+from trueup.train.online import fit, rewards
 from trueup.train.online.rewards import Reward, resolve_reward
+from trueup.train.online.rollouts import Prompt
 
 Of = Callable[[str], Undisturbed]
 
@@ -44,6 +46,7 @@ def answers(*texts: str) -> list[Completion]:
         ("scorers:Nothings", "it raised TypeError"),
         ("scorers:no_such", None),
         ("scorers:StepsOutside", "a step ends outside its answer"),
+        ("scorers:Absurd", "a score is not finite or beyond 1e\\+15"),
     ],
 )
 def test_a_reward_that_answers_nonsense_stops_the_run_by_name(
@@ -65,11 +68,39 @@ def test_prompts_that_a_reward_cannot_score_are_left_out_and_counted(
     project = make_project()
     config = setting("rloo", reward="scorers:number_of_the_thing", steps=2)
     metrics = project.train(config).metrics
-    assert metrics["skipped"] == {"reward: a score is not finite": 2}
+    assert metrics["skipped"] == {"reward: a score is not finite or beyond 1e+15": 2}
     assert [one["prompts_skipped"] for one in metrics["history"]] == [1.0, 1.0]
     assert [one["answers"] for one in metrics["history"]] == [12.0, 12.0]
-    with pytest.raises(TrainingError, match="2 of 8 prompts; the last: a score is not finite"):
+    with pytest.raises(TrainingError, match="2 of 8 prompts; the last: a score is not f"):
         make_project(name="strict").train(config.model_copy(update={"online": strict(config)}))
+
+
+@pytest.mark.parametrize("method", ["ppo head", "ppo adapter", "rloo", "grpo", "online_dpo"])
+def test_batches_of_one_prompt_that_stays_unscored_are_skipped_and_the_others_learned(
+    make_project: MakeProject, method: str
+) -> None:
+    """One prompt of four is never scored, and stands alone in its batch."""
+    online = {"prompts_per_step": 1, "steps": 8, "normalize_reward": True}
+    config = setting(method, reward="scorers:number_of_the_thing", **online)
+    history = make_project().train(config).metrics["history"]
+    assert len(history) == 8
+    empty = [one for one in history if not one["answers"]]
+    assert all(one["updates"] == 0 and one["prompts_skipped"] == 1 for one in empty)
+    assert len(empty) == 2
+    assert all(math.isfinite(value) for one in history for value in one.values())
+
+
+@pytest.mark.parametrize(
+    ("steps", "asked"), [(1, 4), (2, 8), (3, 9), (4, 13), (6, 18), (7, 22), (0, 0)]
+)
+def test_the_share_that_is_skipped_is_of_all_prompts_that_were_asked(
+    steps: int, asked: int
+) -> None:
+    """Nine prompts, four a batch: the third batch of a pass is a single one."""
+    config = setting("rloo", prompts_per_step=4)
+    assert fit._num_asked(9, steps, config) == asked
+    prompts = [Prompt(question(str(i)), (i,)) for i in range(9)]
+    assert sum(len(fit._pick(prompts, step, config)) for step in range(steps)) == asked
 
 
 def strict(config: TrainConfig) -> Any:
@@ -107,11 +138,12 @@ def test_a_reward_that_keeps_hanging_stops_before_its_threads_pile_up(
 def test_a_reward_that_exits_is_its_prompts_problem_and_nobody_waits_for_it(
     make_project: MakeProject,
 ) -> None:
-    quitter = reward(make_project(), "scorers:Quitter", reward_timeout_s=60)
-    started = time.monotonic()
-    found, skipped = quitter.ask([question("snow")], [answers("a", "b")])
-    assert found == [None] and skipped == {"reward: it raised SystemExit": 1}
-    assert time.monotonic() - started < 20
+    for name, problem in (("Quitter", "SystemExit"), ("Cancelled", "CancelledError")):
+        quitter = reward(make_project(name=name), f"scorers:{name}", reward_timeout_s=60)
+        started = time.monotonic()
+        found, skipped = quitter.ask([question("snow")], [answers("a", "b")])
+        assert found == [None] and skipped == {f"reward: it raised {problem}": 1}
+        assert time.monotonic() - started < 20
 
 
 class _Scorer(BaseHTTPRequestHandler):

@@ -52,9 +52,9 @@ def test_scores_are_clipped_before_penalties() -> None:
 def test_scores_are_normalised_by_all_that_were_so_far_and_then_clipped() -> None:
     shaping = Shaping("rloo", OnlineConfig(normalize_reward=True, reward_clip=1.1))
     first, second = group(1.0, 3.0), group(2.0, 10.0)
-    shaping.fill([first])
+    shaping.heed([first])
     assert shaping.rewards(first) == pytest.approx([-1.0, 1.0])
-    shaping.fill([second])
+    shaping.heed([second])
     seen = [1.0, 3.0, 2.0, 10.0]
     mean, spread = fmean(seen), pstdev(seen)
     assert shaping.rewards(second) == pytest.approx([(2 - mean) / spread, 1.1])
@@ -67,6 +67,23 @@ def test_the_running_scale_is_that_of_all_scores_at_once() -> None:
     for at in range(0, 60, 12):
         scale.add(scores[at : at + 12])
     assert scale.of(105.0) == pytest.approx((105 - fmean(scores)) / pstdev(scores))
+
+
+def test_a_batch_without_a_score_leaves_the_scale_as_it_is() -> None:
+    scale = RunningScale()
+    scale.add([])
+    assert scale.of(3.0) == 3.0
+    scale.add([1.0, 3.0])
+    scale.add([])
+    assert scale.of(3.0) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("method", ["ppo", "rloo", "grpo", "dr_grpo", "online_dpo"])
+def test_a_batch_without_an_answer_has_nothing_to_fill(method: str) -> None:
+    shaping = Shaping(method, OnlineConfig(normalize_reward=True))
+    shaping.heed([])
+    shaping.fill([])
+    assert shaping.kept["reward_scale"].tolist() == [0.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("score", [0.0, 0.1, -1234.567])

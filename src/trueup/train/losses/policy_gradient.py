@@ -78,8 +78,8 @@ def clipped_value_loss(
     Args:
         values: V of the state before each token, with the gradient. Shape (T,).
         old_values: the same when the completions were drawn. No gradient.
-        returns: discounted sum of rewards from here, in the reward's unit.
-        clip: the most that a value may move within one batch of rollouts, in the reward's unit.
+        returns: discounted sum of rewards from here, in the values' unit.
+        clip: the most that a value may move within one batch of rollouts, in the same unit.
 
     Holds:
         values = old_values costs half the squared error, clipped or not.

@@ -102,7 +102,9 @@ def grpo_advantages(rewards_N: Tensor, *, eps: float = 1e-4) -> Tensor:
 
 def whiten(pieces: Sequence[Tensor], *, eps: float = 1e-8) -> list[Tensor]:
     """Advantages of a whole batch on mean 0 and deviation 1 over all tokens; the pieces keep
-    their shapes. A batch of one token, or of equal ones, gives zeros."""
+    their shapes. A batch of one token, or of equal ones, gives zeros; one of nothing, nothing."""
+    if not pieces:
+        return []
     flat = torch.cat(list(pieces)).double()  # equal ones must not differ by their mean's rounding
     mean, spread = flat.mean(), flat.std(unbiased=False)
     return [((one - mean) / (spread + eps)).to(one.dtype) for one in pieces]

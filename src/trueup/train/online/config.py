@@ -134,10 +134,10 @@ class OnlineConfig(StageConfig):
     own, or a model of its own."""
 
     value_coef: float = Field(default=0.1, ge=0)
-    """PPO: weight of the value loss."""
+    """PPO: weight of the value loss, which is counted in standard deviations of the rewards."""
 
     value_clip: float | None = Field(default=0.2, gt=0)
-    """PPO: most that a value may move within a batch, in the reward's unit."""
+    """PPO: most that a value may move within a batch, in standard deviations of the rewards."""
 
     entropy_coef: float = Field(default=0.0, ge=0)
     """Reward for a nat of entropy a token. Above 0 the whole distribution is computed again."""

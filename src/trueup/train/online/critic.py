@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from trueup.models.backbone import Backbone
 from trueup.models.logprobs import completion_values
@@ -16,6 +16,7 @@ from trueup.models.value import ValueHead
 from trueup.train.config import TrainConfig
 from trueup.train.data import split
 from trueup.train.online.rollouts import Group
+from trueup.train.online.shaping import RunningScale
 from trueup.train.policy import Policy
 
 __all__ = ["Critic"]
@@ -38,14 +39,15 @@ class Critic:
         """`below` is what learns besides the head; with `shares_states` the policy's own, which the
         policy's loss already moves."""
         self.acting, self.head, self.shares_states, self.end = acting, head, shares_states, end
+        self.scale = RunningScale()
         self.parameters = {f"value.{name}": p for name, p in head.named_parameters()} | below
 
     @classmethod
     def start(
         cls, champion: StoredModel, policy: Policy, config: TrainConfig, served: Offload
     ) -> "Critic":
-        """One that says 0 everywhere, on states as `train.online.value` wants them. `served` brings
-        the champion's network to its device, where an adapter of its own works on that."""
+        """One that says the same everywhere, on states as `train.online.value` wants them. `served`
+        brings the champion's network to its device, where an adapter of its own works on that."""
         backbone = policy.backbone
         head = ValueHead(backbone.model.config.hidden_size).to(backbone.device)
         kind = config.online.value
@@ -78,6 +80,22 @@ class Critic:
         waiting.leave()
         acting = served.acting(lambda: own.acting_as(None))
         return cls(acting, head, below, shares_states=False)
+
+    @property
+    def kept(self) -> dict[str, Tensor]:
+        """What a resumed run needs besides the parameters."""
+        scale = {"value_scale": self.scale.state}
+        return scale | {"value_mean": self.head.mean, "value_unit": self.head.unit}
+
+    def heed(self, rewards: Sequence[float]) -> None:
+        """Count values in deviations of all rewards so far, from their mean: so the reward's unit
+        decides neither how soon the head learns nor how hard it pulls at the states it shares
+        with the policy. The first batch's mean is where values start."""
+        is_first = not float(self.scale.state[0])
+        self.scale.add(rewards)
+        if is_first:
+            self.head.mean.fill_(self.scale.mean)
+        self.head.measure_in(self.scale.mean, self.scale.spread or float(self.head.unit))
 
     @torch.no_grad()
     def fill(self, groups: Sequence[Group], tokens_per_batch: int) -> None:

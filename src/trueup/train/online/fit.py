@@ -78,7 +78,7 @@ def fit_online(
     parameters = run.policy.parameters | (run.critic.parameters if run.critic else {})
     stepper = Stepper(parameters, config, Workers())
     shaping = Shaping(config.method, online)
-    kept = shaping.kept | run.policy.average
+    kept = shaping.kept | run.policy.average | (run.critic.kept if run.critic else {})
     total = num_steps(len(prompts), config)
     done, history = load_state(run.folder, parameters, stepper.optimizer, kept)
     stopped = None
@@ -99,10 +99,10 @@ def fit_online(
                 picked = _pick(prompts, step, config)
                 seed = config.seed * 1_000_003 + step
                 groups, left_out = run.rollouts.groups(picked, seed=seed, name=f"step-{step}")
-                if left_out and (step + 1) * len(picked) >= ENOUGH:
+                asked = _num_asked(len(prompts), step + 1, config)
+                if left_out and asked >= ENOUGH:
                     # batches of one prompt are too small to tell that a reward is broken
-                    so_far = _all_skipped(history) + left_out
-                    run.rollouts.reward.need_few(so_far, (step + 1) * len(picked))
+                    run.rollouts.reward.need_few(_all_skipped(history) + left_out, asked)
             except (TrainingError, UpstreamError):
                 if step:
                     save(step)
@@ -110,7 +110,9 @@ def fit_online(
             drawn_s = time.perf_counter() - started
 
             # what the answers are worth, as those who drew them saw it
+            shaping.heed(groups)
             if run.critic:
+                run.critic.heed([one for group in groups for one in shaping.rewards(group)])
                 run.critic.fill(groups, stepper.tokens_per_batch)
             shaping.fill(groups)
             coef = shaping.price.coef
@@ -159,6 +161,13 @@ def _pick(prompts: Sequence[Prompt], step: int, config: TrainConfig) -> list[Pro
     epoch, place = divmod(step, steps_per_epoch)
     shuffled = order(len(prompts), epoch=epoch, seed=config.seed)
     return [prompts[i] for i in shuffled[place * size :][:size]]
+
+
+def _num_asked(num_prompts: int, steps: int, config: TrainConfig) -> int:
+    """Prompts that so many batches ask; the last of a pass may be a short one."""
+    size = min(config.online.prompts_per_step, num_prompts)
+    passes, rest = divmod(steps, math.ceil(num_prompts / size))
+    return passes * num_prompts + min(rest * size, num_prompts)
 
 
 def _learn(

@@ -129,8 +129,10 @@ class PolicyObjective:
                 found = answer_loss(self.method, answer, self.config, self.kl_coef)
                 total = total + found.loss
                 told = _figures(answer, found)
-                if rated.values:
-                    value = _value_loss(rollouts, place, rated.values[at][place], self.config)
+                if rated.values and self.value_head:
+                    value = _value_loss(
+                        rollouts, place, rated.values[at][place], self.value_head.unit, self.config
+                    )
                     total = total + self.config.value_coef * value.sum()
                     told["value_loss"] = float(value.detach().mean())
                 figures.append(told)
@@ -154,7 +156,7 @@ class ValueObjective:
     def group_loss(self, model: Any, group: Sequence[Row]) -> tuple[Tensor, Figures]:
         values = completion_values(model, [row.branches for row in group], self.value_head)
         losses = [
-            _value_loss(self.groups[row.id], place, one, self.config)
+            _value_loss(self.groups[row.id], place, one, self.value_head.unit, self.config)
             for row, of_row in zip(group, values, strict=True)
             for place, one in enumerate(of_row)
         ]
@@ -162,9 +164,14 @@ class ValueObjective:
         return self.config.value_coef * torch.cat(losses).sum(), figures
 
 
-def _value_loss(group: Group, place: int, values: Tensor, config: OnlineConfig) -> Tensor:
+def _value_loss(
+    group: Group, place: int, values: Tensor, unit: Tensor, config: OnlineConfig
+) -> Tensor:
+    """In deviations of the reward; `unit` is one of them."""
     old, returns = group.values[place].to(values), group.returns[place].to(values)
-    return clipped_value_loss(values, old, returns, clip=config.value_clip).losses
+    return clipped_value_loss(
+        values / unit, old / unit, returns / unit, clip=config.value_clip
+    ).losses
 
 
 @torch.no_grad()

@@ -24,6 +24,7 @@ from trueup.train.online.config import OnlineConfig
 __all__ = ["Reward", "Scored", "resolve_reward"]
 
 AT_ONCE = 8  # calls under way; a judge over the network is waiting most of the time
+MOST = 1e15  # a score beyond it has a square that float32 may not hold
 MOST_HANGING = 32  # calls that never returned, each a thread that is still held
 
 
@@ -193,8 +194,8 @@ def resolve_reward(store: Store, config: OnlineConfig, champion: StoredModel) ->
 def _problem(said: Scored, answers: Sequence[Completion]) -> str:
     if len(said.scores) != len(answers):
         return f"wrong number of scores: {len(said.scores)} for {len(answers)} answers"
-    if not all(math.isfinite(score) for score in said.scores):
-        return "a score is not finite"
+    if not all(_is_usable(score) for score in said.scores):
+        return f"a score is not finite or beyond {MOST:g}: {said.scores}"
     if said.steps is None:
         return ""
     if len(said.steps) != len(answers):
@@ -203,15 +204,19 @@ def _problem(said: Scored, answers: Sequence[Completion]) -> str:
         places = [place for place, _ in steps]
         if not steps or places != sorted({*places} & {*range(len(answer.token_ids or ()))}):
             return f"a step ends outside its answer: {places}"
-        if not all(math.isfinite(score) for _, score in steps):
-            return "a score is not finite"
+        if not all(_is_usable(score) for _, score in steps):
+            return f"a score is not finite or beyond {MOST:g}: {steps}"
     return ""
+
+
+def _is_usable(score: float) -> bool:
+    return math.isfinite(score) and abs(score) <= MOST
 
 
 def _outcome(call: Callable[[], Scored]) -> Scored | str:
     try:
         return call()
-    except (Exception, SystemExit) as error:  # whatever a team's own code raises
+    except BaseException as error:  # whatever a team's own code raises, sys.exit among it
         return f"it raised {type(error).__name__}: {error}"
 
 

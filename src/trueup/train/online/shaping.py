@@ -35,6 +35,8 @@ class RunningScale:
         self.state = torch.zeros(3, dtype=torch.float64)  # count, mean, sum of squares around it
 
     def add(self, scores: Sequence[float]) -> None:
+        if not scores:
+            return
         new = torch.tensor(scores, dtype=torch.float64)
         count, mean, squares = self.state.tolist()
         total = count + len(new)
@@ -43,11 +45,21 @@ class RunningScale:
         mean += apart * len(new) / total
         self.state.copy_(torch.tensor([total, mean, squares], dtype=torch.float64))
 
-    def of(self, score: float) -> float:
-        """The score in deviations from the mean; unchanged while all were equal."""
+    @property
+    def mean(self) -> float:
+        """Of all scores; 0 before the first."""
+        return float(self.state[1])
+
+    @property
+    def spread(self) -> float | None:
+        """Their standard deviation; None while all were equal."""
         count, mean, squares = self.state.tolist()
         spread = (squares / count) ** 0.5 if count else 0.0
-        return (score - mean) / spread if spread > EQUAL * abs(mean) else score
+        return spread if spread > EQUAL * abs(mean) else None
+
+    def of(self, score: float) -> float:
+        """The score in deviations from the mean; unchanged while all were equal."""
+        return (score - self.mean) / self.spread if self.spread else score
 
 
 class KLPrice:
@@ -86,11 +98,14 @@ class Shaping:
         """What a resumed run needs."""
         return {"reward_scale": self.scale.state, "kl_coef": self.price.state}
 
+    def heed(self, groups: Sequence[Group]) -> None:
+        """Let the running scale know a batch's scores, before anything is made of them."""
+        if self.config.normalize_reward:
+            self.scale.add([score for group in groups for score in group.scores])
+
     def fill(self, groups: Sequence[Group]) -> None:
         """Set every group's advantages and, for PPO, returns; values must be there for PPO. Online
         DPO has none of them: it compares `rewards`."""
-        if self.config.normalize_reward:
-            self.scale.add([score for group in groups for score in group.scores])
         if self.method == "online_dpo":
             return
         for group in groups:

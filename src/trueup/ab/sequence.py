@@ -5,6 +5,7 @@ passed and led to a promotion. Both stand in the reports and releases, so the le
 them and can be replayed at any time.
 """
 
+import math
 from typing import Any, NamedTuple
 
 from trueup import stats
@@ -44,9 +45,9 @@ class LedgerRow(NamedTuple):
     evidence: float | None
     needed: float | None
     """As the gate had it."""
-    replayed: float | None
-    """The ledger's part of it, computed again from the records; None for a test from before there
-    was a ledger."""
+    is_replayed: bool | None
+    """True where the records of today give the level that the ledger gave then; None for a test
+    from before there was a ledger."""
     status: str
     is_promoted: bool
     budget_left: float
@@ -112,8 +113,8 @@ def _is_discovery(report: ABReport, promoted: dict[str, str]) -> bool:
 
 def _replayed(
     report: ABReport, place: int, tests: list[ABReport], promoted: dict[str, str]
-) -> float | None:
-    """What the ledger asked of this test, from what had been promoted by then."""
+) -> bool | None:
+    """Whether what had been promoted by then gives what the ledger asked of this test."""
     kept = report.details.get("ledger")
     if not kept:
         return None
@@ -122,4 +123,5 @@ def _replayed(
         for n, one in enumerate(tests[: place - 1], start=1)
         if _is_discovery(one, promoted) and promoted[one.id] < report.created_at
     ]
-    return stats.evidence_needed(kept["rule"], place, found, kept["fdr"])
+    needed = stats.evidence_needed(kept["rule"], place, found, kept["fdr"])
+    return math.isclose(needed, kept["needed"], rel_tol=1e-9)

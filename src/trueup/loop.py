@@ -37,6 +37,7 @@ __all__ = [
     "Turn",
     "ab_gate",
     "behind",
+    "earlier_releases",
     "evaluate_gate",
     "guard_gate",
     "held_out",
@@ -125,6 +126,8 @@ def _turn(project: Project) -> Turn:
         if not report.verdict.passed:
             return done
     reports = dict(zip(GATES, done.reports, strict=True))
+    with measured("earlier releases", done.costs):
+        reports |= earlier_releases(project, checkpoint)
     done.verdict = promote.run(store, config.promote, checkpoint, reports)
     return done
 
@@ -164,6 +167,29 @@ def ab_gate(project: Project, checkpoint: Checkpoint) -> Report:
         project.config.guard.samples_per_prompt,
         labelled_by=taught_by(project.store, checkpoint),
     )
+
+
+def earlier_releases(project: Project, checkpoint: Checkpoint) -> dict[str, Report]:
+    """The candidate's meetings that are due with the first release and the last approved one."""
+    store, config = project.store, project.config
+    if "ab" not in config.promote.gates:
+        return {}
+    scorer = resolve(config.ab.scorer, endpoint=config.ab.endpoint, suite=project.suite)
+    return {
+        one.anchor.name: ab.run(
+            store,
+            config.ab,
+            project.candidate(checkpoint),
+            project.released(one.anchor.checkpoint_id),
+            project.suite,
+            _suite_sampling(project),
+            config.guard.samples_per_prompt,
+            labelled_by=taught_by(store, checkpoint),
+            purpose="cumulative",
+        )
+        for one in promote.standings(store, config.promote, checkpoint, scorer.id)
+        if one.is_due
+    }
 
 
 def todays_reports(project: Project, checkpoint: Checkpoint) -> dict[str, Report]:

@@ -73,3 +73,7 @@ class Project:
     def candidate(self, checkpoint: Checkpoint) -> StoredModel:
         """A checkpoint, in a role of its own."""
         return StoredModel(self.store, self.backbone, checkpoint.id, role="candidate")
+
+    def released(self, checkpoint_id: str | None) -> StoredModel:
+        """What an earlier release served, in a role of its own; None is the base."""
+        return StoredModel(self.store, self.backbone, checkpoint_id, role="earlier")

@@ -391,20 +391,23 @@ class ABReport(Report):
     tag = "ab"
 
 
-class Release(Record):
-    """A move of the alias `champion`."""
+class Release(Record, _Grown):
+    """A move of the alias `champion`, or a person's approval of one."""
 
     tag = "release"
     indexed = ("weights",)
+    later = ("approved_by",)
 
-    action: Literal["first", "promote", "rollback"]
+    action: Literal["first", "promote", "rollback", "approve"]
     weights: str
     checkpoint_id: str | None = None
     """None is the base model itself."""
     previous: str | None = None
     """The release that was champion before; a rollback returns to it."""
     restores: str | None = None
-    """For a rollback: the release whose weights serve again."""
+    """For a rollback: the release whose weights serve again; for an approval, the one signed."""
+    approved_by: str = ""
+    """For an approval: the person; `created_at` is when."""
     report_ids: tuple[str, ...] = ()
     reason: str = ""
 

@@ -1,8 +1,8 @@
 """Held-out prompts: what a candidate is tried on and never trained on.
 
 One JSON object a line: `messages`, and for the facts scorer `facts` (each a list of accepted
-spellings) and `answerable`. A line may say `split`; only `heldout` lines are read from a file that
-has both sides.
+spellings) and `answerable`. A line may name its `stratum`. It may say `split`; only `heldout` lines
+are read from a file that has both sides.
 """
 
 import json
@@ -27,6 +27,8 @@ class SuitePrompt(Value):
     messages: Messages = Field(min_length=1)
     facts: tuple[tuple[str, ...], ...] = ()
     answerable: bool = True
+    stratum: str = ""
+    """The topic it was drawn from, where the suite was filled topic by topic."""
 
 
 def read_suite(

@@ -302,7 +302,9 @@ def make_eval(checkpoint: Checkpoint, rng: random.Random) -> EvalReport:
 
 def make_ab(checkpoint: Checkpoint, rng: random.Random, edge: float, num_prompts: int) -> ABReport:
     from trueup.ab.config import ABConfig
-    from trueup.ab.run import _evidence, _verdict
+    from trueup.ab.run import _paths
+    from trueup.ab.sequence import NextPlace
+    from trueup.ab.verdict import findings, gate_verdict
 
     votes = []
     for n in range(num_prompts):
@@ -313,6 +315,9 @@ def make_ab(checkpoint: Checkpoint, rng: random.Random, edge: float, num_prompts
         votes.append(
             {
                 "prompt": f"{question} (held-out {n})",
+                "prompt_hash": f"hash {n}",
+                "stratum": "",
+                "length_differences": [-43, -43],
                 "points": {"win": 1.0, "tie": 0.5, "loss": 0.0}[outcome],
                 "outcomes": [outcome, outcome],
                 "score": after,
@@ -330,8 +335,10 @@ def make_ab(checkpoint: Checkpoint, rng: random.Random, edge: float, num_prompts
             "scorer_id": "code:facts/1",
             "samples_per_prompt": 2,
         },
-        verdict=_verdict(config, votes),
-        details={"votes": votes, "evidence": _evidence(votes)},
+        verdict=gate_verdict(
+            config, findings(config, votes), NextPlace("e-lond", 0.1, 1, (), 26.1)
+        ),
+        details={"votes": votes, **_paths(votes)},
     )
 
 
@@ -447,7 +454,9 @@ def test_every_figure_stands_with_its_threshold(turn: Made) -> None:
     assert f"{ab['win_rate']:.1%}" in row(page, "Win rate")
     assert f"[{ab['win_rate_low']:.1%}, {ab['win_rate_high']:.1%}]" in row(page, "Win rate")
     assert "interval above 50%" in row(page, "Win rate")
-    assert "at least 20" in row(page, "Evidence")
+    assert "at least 26.1" in row(page, "Evidence")
+    lc = f"[{ab['lc_win_rate_low']:.1%}, {ab['lc_win_rate_high']:.1%}]"
+    assert lc in row(page, "Win rate at equal length")
     assert "at most ×1.30" in row(page, "Answer length")
     assert f"×{guard['length_ratio']:.2f}" in row(page, "Answer length")
     assert "at least ×0.35" in row(page, "Token entropy")
@@ -825,7 +834,7 @@ def test_every_plot_is_drawn_and_speaks(turn: Made) -> None:
         assert f"{key}-title" in page.ids and f"{key}-desc" in page.ids
     captions = [t for t, _ in page.tags if t == "figcaption"]
     assert len(captions) == len([t for t, _ in page.tags if t == "figure"]) == 8
-    assert "needs 20" in page.text and "needed at 20" in page.text
+    assert "needs 26.1" in page.text and "needed at 26.1" in page.text
 
 
 def test_colours_are_readable_in_light_and_dark(turn: Made) -> None:

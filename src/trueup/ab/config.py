@@ -1,6 +1,8 @@
 """How a candidate is tried against the champion."""
 
-from pydantic import Field
+from typing import Literal
+
+from pydantic import Field, PositiveFloat
 
 from trueup.config import StageConfig
 from trueup.judges.config import EndpointConfig
@@ -20,7 +22,19 @@ class ABConfig(StageConfig):
     endpoint: EndpointConfig = EndpointConfig()
     """Where an `llm` scorer lives."""
 
+    fdr: float = Field(default=0.1, gt=0, lt=1)
+    """The share of promotions that may be false in the long run. The ledger turns it into the
+    e-value that each A/B test must reach, by its place among all tests of this store and the
+    promotions before it."""
+
+    ledger: Literal["e-lond", "lord++"] = "e-lond"
+    """How: `e-lond` holds whatever weeks have in common, such as their prompts; `lord++` asks for
+    less after each promotion and holds only if weeks are independent."""
+
     min_evidence: float = Field(default=20.0, gt=1)
-    """The e-value to promote at. 20 bounds the chance of promoting a candidate that is not better
-    by 1/20 however often one looks at one set of answers; each further try of the same candidate,
-    with other answers or another scorer, needs as much again."""
+    """The least e-value to promote at, whatever the ledger asks. 20 bounds the chance of promoting
+    one candidate that is not better by 1/20."""
+
+    stratum_weights: dict[str, PositiveFloat] = Field(default={})
+    """The share of each stratum of the prompts in the traffic, in any unit, where the suite has
+    other shares. Empty counts every prompt alike."""

@@ -3,21 +3,24 @@
 import random
 from collections.abc import Sequence
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 from trueup import stats
 from trueup.ab.config import ABConfig
+from trueup.ab.contests import past_votes
+from trueup.ab.sequence import next_place
+from trueup.ab.verdict import POINTS, findings, gate_verdict, standing_verdict
 from trueup.errors import ConfigError
 from trueup.judges import Judge, compare, resolve
 from trueup.models.stored import StoredModel
 from trueup.progress import task
-from trueup.records import ABReport, Completion, Messages, Sampling, Verdict, content_hash
+from trueup.records import ABReport, Completion, Messages, Sampling, content_hash
 from trueup.store import Store
 from trueup.suite import SuitePrompt
 
-__all__ = ["check_scorer", "run", "settings"]
+__all__ = ["Purpose", "check_scorer", "run", "settings"]
 
-POINTS = {"win": 1.0, "tie": 0.5, "loss": 0.0}
+Purpose = Literal["gate", "cumulative"]
 
 
 def check_scorer(scorer: Judge, labelled_by: Sequence[str]) -> None:
@@ -44,23 +47,26 @@ def run(
     sampling: Sampling,
     samples_per_prompt: int,
     labelled_by: Sequence[str] = (),
+    purpose: Purpose = "gate",
 ) -> ABReport:
     """Judge candidate against champion on every held-out prompt, in both orders.
 
-    Reads:   the held-out prompts; answers already drawn by either model (the guard drew them).
-    Writes:  one ABReport with every vote and the evidence after each prompt.
+    Reads:   the held-out prompts; answers already drawn by either model (the guard drew them);
+             earlier contests by this scorer, for what it gives for length; the ledger.
+    Writes:  one ABReport with every vote, the evidence and the confidence sequence after each
+             prompt, and its place in the ledger.
     Again:   the same candidate, champion, prompts and config return the same report.
     Killed:  answers drawn so far are kept; votes are cast again.
     Stops:   ConfigError if the scorer labelled.
-    Refuses: when the evidence never reached `min_evidence` times the tries this candidate has
-             had, or the 95 % interval of the win rate does not lie above one half.
+    Refuses: see `gate_verdict`; as `cumulative`, with an earlier release in the champion's place
+             and none in the ledger, see `standing_verdict`.
     Cost:    no sampling after guard; with `llm`, two judge calls a vote.
     Next:    promote.run
     """
     assert candidate.checkpoint is not None, "a candidate is a checkpoint"
     scorer = resolve(config.scorer, endpoint=config.endpoint, suite=suite)
     check_scorer(scorer, labelled_by)
-    wanted = settings(config, scorer, suite, sampling, samples_per_prompt)
+    wanted = settings(config, scorer, suite, sampling, samples_per_prompt, purpose)
     before = store.all(ABReport, checkpoint_id=candidate.checkpoint.id, champion=champion.weights)
     for report in reversed(before):
         if report.config == wanted:
@@ -72,13 +78,21 @@ def run(
         )
         for name, model in (("candidate", candidate), ("champion", champion))
     )
-    votes = _votes(scorer, prompts, ours, theirs)
+    votes = _votes(scorer, suite, ours, theirs)
+    found = findings(config, votes, past_votes(store, scorer.id))
+    details: dict[str, Any] = {"votes": votes, **_paths(votes), "slices": found.slices}
+    if purpose == "gate":
+        place = next_place(store, config)
+        details["ledger"] = place.as_detail()
+        verdict = gate_verdict(config, found, place)
+    else:
+        verdict = standing_verdict(found)
     report = ABReport(
         checkpoint_id=candidate.checkpoint.id,
         champion=champion.weights,
         config=wanted,
-        verdict=_verdict(config, votes, tries=len(before) + 1),
-        details={"votes": votes, "evidence": _evidence(votes)},
+        verdict=verdict,
+        details=details,
     )
     store.add(report)
     return report
@@ -90,6 +104,7 @@ def settings(
     suite: Sequence[SuitePrompt],
     sampling: Sampling,
     samples_per_prompt: int,
+    purpose: Purpose = "gate",
 ) -> dict[str, Any]:
     """What a report must have been made with to speak for these settings and prompts."""
     return {
@@ -98,80 +113,52 @@ def settings(
         "suite": content_hash([p.model_dump(mode="json") for p in suite]),
         "sampling": sampling.model_dump(mode="json"),
         "samples_per_prompt": samples_per_prompt,
+        "purpose": purpose,
     }
 
 
 def _votes(
     scorer: Judge,
-    prompts: Sequence[Messages],
+    suite: Sequence[SuitePrompt],
     ours: Sequence[Sequence[Completion]],
     theirs: Sequence[Sequence[Completion]],
 ) -> list[dict[str, Any]]:
-    """One entry a prompt: the mean of its samples' outcomes, both scores, and the first answers.
-
-    Prompts come in a shuffled, fixed order: the evidence is a sequence, and a file sorted by
-    topic would make its path look like a trend.
-    """
-    order = list(range(len(prompts)))
+    """One entry a prompt, in a shuffled, fixed order: the evidence is a sequence, and a file
+    sorted by topic would make its path look like a trend."""
+    order = list(range(len(suite)))
     random.Random(0).shuffle(order)
     votes = []
-    with task("judge", len(prompts)) as advance:
+    with task("judge", len(suite)) as advance:
         for i in order:
-            outcomes = [
-                compare(scorer, prompts[i], a, b) for a, b in zip(ours[i], theirs[i], strict=True)
-            ]
-            ranking = scorer.rank(prompts[i], [*ours[i], *theirs[i]]).scores
-            votes.append(
-                {
-                    "prompt": prompts[i][-1].content,
-                    "points": fmean(POINTS[o] for o in outcomes),
-                    "outcomes": outcomes,
-                    "score": fmean(ranking[: len(ours[i])]),
-                    "champion_score": fmean(ranking[len(ours[i]) :]),
-                    "answer": ours[i][0].text,
-                    "champion_answer": theirs[i][0].text,
-                }
-            )
+            votes.append(_vote(scorer, suite[i], ours[i], theirs[i]))
             advance(1)
     return votes
 
 
-def _evidence(votes: Sequence[dict[str, Any]]) -> list[float]:
-    """The e-value after each prompt."""
-    points = [v["points"] for v in votes]
-    return [stats.betting_evalue(points[: t + 1]) for t in range(len(points))]
-
-
-def _verdict(config: ABConfig, votes: Sequence[dict[str, Any]], *, tries: int = 1) -> Verdict:
-    points = [v["points"] for v in votes]
-    rate, evidence = stats.mean_interval(points), max(_evidence(votes), default=1.0)
-    # other answers or another scorer are another draw from the urn: each try costs evidence
-    needed = config.min_evidence * tries
-    outcomes = [o for v in votes for o in v["outcomes"]]
-    figures = {
-        "win_rate": rate and rate.estimate,
-        "win_rate_low": rate and rate.low,
-        "win_rate_high": rate and rate.high,
-        "evidence": evidence,
-        "evidence_needed": needed,
-        "prompts": float(len(votes)),
-        **{f"{name}_votes": float(outcomes.count(name)) for name in POINTS},
-        "score": fmean(v["score"] for v in votes) if votes else None,
-        "champion_score": fmean(v["champion_score"] for v in votes) if votes else None,
+def _vote(
+    scorer: Judge, prompt: SuitePrompt, ours: Sequence[Completion], theirs: Sequence[Completion]
+) -> dict[str, Any]:
+    """Each sample's outcome and how much longer it is, both mean scores, and the first answers."""
+    asked: Messages = prompt.messages
+    pairs = list(zip(ours, theirs, strict=True))
+    outcomes = [compare(scorer, asked, a, b) for a, b in pairs]
+    ranking = scorer.rank(asked, [*ours, *theirs]).scores
+    return {
+        "prompt": asked[-1].content,
+        "prompt_hash": content_hash([m.model_dump() for m in asked]),
+        "stratum": prompt.stratum,
+        "points": fmean(POINTS[o] for o in outcomes),
+        "outcomes": outcomes,
+        "length_differences": [len(a.text) - len(b.text) for a, b in pairs],
+        "score": fmean(ranking[: len(ours)]),
+        "champion_score": fmean(ranking[len(ours) :]),
+        "answer": ours[0].text,
+        "champion_answer": theirs[0].text,
     }
-    if rate is None:
-        return Verdict(
-            gate="ab", status="refused", reason="unknown: fewer than two prompts", figures=figures
-        )
-    shown = (
-        f"win rate {rate.estimate:.1%} [{rate.low:.1%}, {rate.high:.1%}], evidence {evidence:.3g}"
-    )
-    if rate.low > 0.5 and evidence >= needed:
-        return Verdict(gate="ab", status="passed", reason=f"better: {shown}", figures=figures)
-    wanted = f"needs an interval above 50 % and evidence of {needed:g}"
-    return Verdict(
-        gate="ab",
-        status="refused",
-        reason=f"not shown to be better: {shown}; {wanted}",
-        figures=figures,
-    )
+
+
+def _paths(votes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What was known after each prompt: the e-value, and the ends of the confidence sequence."""
+    points = [v["points"] for v in votes]
+    sequence = [[one.low, one.high] for one in stats.confidence_sequence(points)]
+    return {"evidence": stats.evidence_path(points), "sequence": sequence}

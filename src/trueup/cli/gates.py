@@ -91,9 +91,12 @@ def promote(ctx: click.Context, checkpoint_id: str | None, as_json: bool) -> Non
     from trueup import promote as stage
 
     project = open_project(ctx)
-    with project.store.exclusive():
+    with project.store.exclusive(), bars(hidden=as_json):
         checkpoint = chosen_checkpoint(project, checkpoint_id)
         reports = loop.todays_reports(project, checkpoint)
+        gates = project.config.promote.gates
+        if all(gate in reports and reports[gate].verdict.passed for gate in gates):
+            reports |= loop.earlier_releases(project, checkpoint)
         verdict = stage.run(project.store, project.config.promote, checkpoint, reports)
     if as_json:
         emit(verdict)

@@ -87,5 +87,10 @@ def status(ctx: click.Context, as_json: bool) -> None:
     say("")
     say(f"champion  {champion.weights if champion else 'the base model (nothing released yet)'}")
     for release in releases[-5:]:
-        say(f"  {release.created_at[:16]}  {release.action:<9} {release.weights}  {release.reason}")
+        say(f"  {release.created_at[:16]}  {release.action:<9} {release.weights}  {_why(release)}")
     say("Next: trueup run")
+
+
+def _why(release: Release) -> str:
+    """The reason on record; of an approval, whose it is."""
+    return f"by {release.approved_by}  {release.reason}" if release.approved_by else release.reason

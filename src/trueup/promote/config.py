@@ -1,4 +1,4 @@
-"""Which gates a promotion needs."""
+"""Which gates a promotion needs, and how often the chain of promotions is checked."""
 
 from typing import Literal
 
@@ -16,3 +16,7 @@ class PromoteConfig(StageConfig):
 
     gates: tuple[Gate, ...] = Field(default=("guard", "evaluate", "ab"), min_length=1)
     """Missing reports refuse."""
+
+    cumulative_every: int = Field(default=4, ge=1)
+    """At every so many promotions the candidate must also meet the first release, and the last one
+    that a person approved, head to head. 1 is always."""

@@ -5,6 +5,7 @@ from typing import Any
 
 from trueup.errors import DataError
 from trueup.models.backbone import adapter_weights, base_weights, is_whole
+from trueup.promote import cumulative
 from trueup.promote.config import PromoteConfig
 from trueup.records import ABReport, Checkpoint, EvalReport, GuardReport, Release, Report, Verdict
 from trueup.store import Store
@@ -19,12 +20,14 @@ def run(
 ) -> Verdict:
     """Make a checkpoint the champion if every gate passed it against today's champion.
 
-    Reads:   the gates' reports under today's settings; the checkpoint's files.
+    Reads:   the gates' reports under today's settings, and under `first` and `approved` those of
+             the candidate's meetings with earlier releases; the checkpoint's files.
     Writes:  one Release, and the alias `champion` with it, in one transaction.
     Again:   promoting what already serves writes nothing and passes.
     Killed:  the alias moved with its release, or not at all.
     Refuses: a report that is missing, is about another checkpoint or champion, or did not pass;
-             files that are not the weights on record.
+             files that are not the weights on record; a meeting that is due and has no report,
+             or that the earlier release won (see `cumulative`).
     Next:    the running server picks the new champion up by itself; `rollback` undoes.
     """
     champion = store.champion()
@@ -42,7 +45,10 @@ def run(
             problems.append(f"{gate}: {report.verdict.reason}")
     if not _is_whole(store, checkpoint):
         problems.append("weights: the checkpoint's files are missing or changed")
+    beside = _standings(store, config, checkpoint, reports)
+    problems += cumulative.problems(beside, reports)
     figures = {f"{g}.{k}": v for g, r in reports.items() for k, v in r.verdict.figures.items()}
+    figures |= cumulative.figures(beside)
     if problems:
         return Verdict(
             gate="promote", status="refused", reason="; ".join(problems), figures=figures
@@ -57,9 +63,18 @@ def run(
             reason="passed " + ", ".join(config.gates),
         )
     )
-    return Verdict(
-        gate="promote", status="passed", reason=f"{checkpoint.weights} is champion", figures=figures
-    )
+    reason = "; ".join([f"{checkpoint.weights} is champion", *cumulative.warnings(beside, reports)])
+    return Verdict(gate="promote", status="passed", reason=reason, figures=figures)
+
+
+def _standings(
+    store: Store, config: PromoteConfig, checkpoint: Checkpoint, reports: Mapping[str, Report]
+) -> list[cumulative.Standing]:
+    """Beside the anchors, by the scorer of the A/B gate; nothing where that gate is not asked."""
+    ab = reports.get("ab")
+    if "ab" not in config.gates or ab is None:
+        return []
+    return cumulative.standings(store, config, checkpoint, ab.config.get("scorer_id", ""))
 
 
 def _is_whole(store: Store, checkpoint: Checkpoint) -> bool:

@@ -1,6 +1,8 @@
 """The numbers behind a promotion: intervals, and evidence that may be looked at any time."""
 
-from trueup.stats.evidence import betting_evalue
+from trueup.stats.bradley_terry import Game, Strength, bradley_terry
+from trueup.stats.clusters import cluster_difference, cluster_mean, stratum_weights
+from trueup.stats.evidence import betting_evalue, confidence_sequence, evidence_path
 from trueup.stats.intervals import (
     Interval,
     mean_interval,
@@ -9,13 +11,35 @@ from trueup.stats.intervals import (
     smallest_useful_n,
     wilson,
 )
+from trueup.stats.ledger import elond_level, evidence_needed, lord_level, replay
+from trueup.stats.ppi import LabelPlan, PPIMean, plan_labels, ppi_mean
+from trueup.stats.winrate import LengthControl, Vote, length_controlled
 
 __all__ = [
+    "Game",
     "Interval",
+    "LabelPlan",
+    "LengthControl",
+    "PPIMean",
+    "Strength",
+    "Vote",
     "betting_evalue",
+    "bradley_terry",
+    "cluster_difference",
+    "cluster_mean",
+    "confidence_sequence",
+    "elond_level",
+    "evidence_needed",
+    "evidence_path",
+    "length_controlled",
+    "lord_level",
     "mean_interval",
     "paired_difference",
+    "plan_labels",
+    "ppi_mean",
     "ratio_interval",
+    "replay",
     "smallest_useful_n",
+    "stratum_weights",
     "wilson",
 ]

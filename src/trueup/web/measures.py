@@ -33,6 +33,7 @@ def measures(
     rows = (
         _score(ab),
         _win_rate(ab),
+        _at_equal_length(ab),
         _evidence(ab),
         _length(guard),
         _entropy(guard),
@@ -128,6 +129,23 @@ def _win_rate(ab: Report | None) -> _Measure:
         line="interval above 50%",
         status=_status(ab, None if low is None else low > 0.5),
         note=", ".join(f"{n:,.0f} {name}" for name, n in votes.items() if n is not None),
+    )
+
+
+def _at_equal_length(ab: Report | None) -> _Measure:
+    high, contests = _figure(ab, "lc_win_rate_high"), _figure(ab, "length_contests")
+    return _Measure(
+        "Win rate at equal length",
+        "rate",
+        _figure(ab, "lc_win_rate"),
+        has_champion=False,
+        has_change=False,
+        low=_figure(ab, "lc_win_rate_low"),
+        high=high,
+        change_kind="rate",
+        line="interval not below 50%",
+        status=_status(ab, None if high is None else high >= 0.5),
+        note="" if contests is None else f"length learned from {contests:,.0f} contests",
     )
 
 

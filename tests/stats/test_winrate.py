@@ -1,0 +1,146 @@
+"""The length-controlled win rate: against statsmodels, gaming, and simulation of coverage."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from scipy.special import expit
+
+from trueup.stats import Vote, cluster_mean, length_controlled
+from trueup.stats.logistic import fit_logistic
+
+THETA, PHI, SPREAD, TIES = 0.3, 0.8, 0.8, 0.2
+
+
+def contest(
+    rng: np.random.Generator,
+    name: str,
+    *,
+    theta: float = THETA,
+    phi: float = PHI,
+    prompts: int = 100,
+    samples: int = 2,
+    longer: float = 0.5,
+    difficulty: np.ndarray | None = None,
+) -> list[Vote]:
+    """Votes of a judge that pays `phi` for length; `longer` in units of 100 characters."""
+    ease = rng.normal(0, SPREAD, prompts) if difficulty is None else difficulty
+    lean = rng.normal(longer, 0.7, prompts)
+    votes = []
+    for _ in range(samples):
+        length = 100 * (lean + rng.normal(0, 0.7, prompts))
+        win = rng.random(prompts) < expit(theta + phi * np.tanh(length / 100) + ease)
+        points = np.where(rng.random(prompts) < TIES, 0.5, win)
+        votes += [Vote(name, f"p{i}", points[i], length[i]) for i in range(prompts)]
+    return votes
+
+
+def truth(theta: float = THETA) -> float:
+    """The win rate at equal length: ties half, the rest averaged over difficulties."""
+    ease = np.random.default_rng(99).normal(0, SPREAD, 400_000)
+    return float(TIES / 2 + (1 - TIES) * expit(theta + ease).mean())
+
+
+def alone(rng: np.random.Generator) -> list[Vote]:
+    return contest(rng, "new")
+
+
+def much_longer(rng: np.random.Generator) -> list[Vote]:
+    """Nearly every answer is longer: what length brings can be learned from the others alone."""
+    ease = rng.normal(0, SPREAD, 80)
+    votes = contest(rng, "new", prompts=80, longer=1.5, difficulty=ease)
+    for k in range(3):
+        votes += contest(
+            rng, f"old{k}", theta=0.1 * k, prompts=80, longer=k / 2 - 1, difficulty=ease
+        )
+    return votes
+
+
+@pytest.mark.parametrize("draw", [alone, much_longer])
+def test_the_interval_covers_the_win_rate_at_equal_length(
+    draw: Callable[[np.random.Generator], list[Vote]],
+) -> None:
+    rng, target, held, raw = np.random.default_rng(5), truth(), [], []
+    for _ in range(600):
+        votes = draw(rng)
+        found = length_controlled(votes, "new")
+        assert found
+        held.append(found.win_rate.low <= target <= found.win_rate.high)
+        raw.append(np.mean([v.points for v in votes if v.contest == "new"]))
+    assert 0.93 <= np.mean(held) <= 0.97
+    assert np.mean(raw) > target + 0.025, "without control the judge's taste for length counts"
+
+
+def test_pooling_narrows_the_interval_of_a_candidate_that_always_writes_more() -> None:
+    rng = np.random.default_rng(6)
+    votes = much_longer(rng)
+    pooled = length_controlled(votes, "new")
+    single = length_controlled([v for v in votes if v.contest == "new"], "new")
+    assert pooled and single and (pooled.num_contests, single.num_contests) == (4, 1)
+    assert pooled.win_rate.high - pooled.win_rate.low < 0.8 * (
+        single.win_rate.high - single.win_rate.low
+    )
+
+
+def test_verbose_and_concise_twins_of_a_model_come_out_alike() -> None:
+    """One model told to be plain, verbose or concise against itself: raw win rates fan out, and
+    length control brings them together, as the published pairs do."""
+    rng = np.random.default_rng(7)
+    ease = rng.normal(0, SPREAD, 300)
+    votes = []
+    for name, longer in (("concise", -1.2), ("plain", 0.0), ("verbose", 1.2)):
+        votes += contest(rng, name, theta=0, phi=1.2, longer=longer, prompts=300, difficulty=ease)
+    raw = {n: np.mean([v.points for v in votes if v.contest == n]) for n in ("concise", "verbose")}
+    assert raw["verbose"] - raw["concise"] > 0.25
+    for name in ("concise", "plain", "verbose"):
+        found = length_controlled(votes, name)
+        assert found
+        assert found.win_rate.estimate == pytest.approx(0.5, abs=0.05)
+        assert found.length_coefficient.low > 0
+
+
+def test_without_a_difference_in_length_it_is_the_raw_win_rate() -> None:
+    votes = [v._replace(length_difference=0.0) for v in alone(np.random.default_rng(8))]
+    found = length_controlled(votes, "new")
+    raw = cluster_mean([v.points for v in votes], [v.prompt for v in votes])
+    assert found and raw
+    assert found.win_rate.estimate == pytest.approx(raw.estimate, abs=1e-6)
+    assert found.win_rate.low == pytest.approx(raw.low, abs=0.01)
+
+
+def test_swapping_the_sides_mirrors_the_win_rate() -> None:
+    votes = much_longer(np.random.default_rng(9))
+    turned = [
+        v._replace(points=1 - v.points, length_difference=-v.length_difference) for v in votes
+    ]
+    there, back = length_controlled(votes, "new"), length_controlled(turned, "new")
+    assert there and back
+    assert back.win_rate.estimate == pytest.approx(1 - there.win_rate.estimate, abs=1e-6)
+    assert back.length_coefficient == pytest.approx(there.length_coefficient, abs=1e-6)
+
+
+def test_without_effects_of_prompts_the_fit_is_statsmodels() -> None:
+    """Soft labels, weights one, sandwich over clusters: coefficients and errors to 1e-6."""
+    sm = pytest.importorskip("statsmodels.api", reason="statsmodels is not installed: no oracle")
+    votes = alone(np.random.default_rng(10))
+    x = np.column_stack([np.ones(200), np.tanh([v.length_difference / 100 for v in votes])])
+    y, at = np.array([v.points for v in votes]), np.array([int(v.prompt[1:]) for v in votes])
+    fit = fit_logistic(x, y, at)
+    oracle = sm.GLM(y, x, family=sm.families.Binomial()).fit(
+        cov_type="cluster", cov_kwds={"groups": at, "use_correction": False}
+    )
+    assert fit.beta == pytest.approx(oracle.params, abs=1e-6)
+    assert fit.covariance == pytest.approx(oracle.cov_params() * 100 / 99, rel=1e-4)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_candidate_that_always_wins_has_a_number() -> None:
+    votes = [Vote("new", f"p{i}", 1.0, float(i)) for i in range(30)]
+    found = length_controlled(votes, "new")
+    assert found and 0.9 < found.win_rate.estimate <= 1
+
+
+def test_fewer_than_two_prompts_have_no_answer() -> None:
+    assert length_controlled([], "new") is None
+    assert length_controlled([Vote("new", "p", 1.0, 3.0)] * 4, "new") is None
+    assert length_controlled(alone(np.random.default_rng(0)), "old") is None

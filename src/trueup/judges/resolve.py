@@ -7,6 +7,7 @@ function `(prompt, text) -> float`.
 
 import importlib
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from trueup.errors import ConfigError
 from trueup.judges.base import Judge, Ranking
@@ -14,13 +15,23 @@ from trueup.judges.config import EndpointConfig
 from trueup.records import AnnotatorKind, Completion, Messages
 from trueup.suite import SuitePrompt
 
+if TYPE_CHECKING:
+    from trueup.judges.llm import Memory
+
 __all__ = ["resolve"]
 
 
 def resolve(
-    name: str, *, endpoint: EndpointConfig | None = None, suite: Sequence[SuitePrompt] = ()
+    name: str,
+    *,
+    endpoint: EndpointConfig | None = None,
+    suite: Sequence[SuitePrompt] = (),
+    memory: "Memory | None" = None,
 ) -> Judge:
     """The judge of this name.
+
+    Args:
+        memory: where a language model's verdicts are kept, usually the store; None keeps none.
 
     Raises:
         ConfigError: there is no such judge, or it cannot be imported.
@@ -36,7 +47,7 @@ def resolve(
     if name == "llm":
         from trueup.judges.llm import LLMJudge
 
-        return LLMJudge(endpoint or EndpointConfig())
+        return LLMJudge(endpoint or EndpointConfig(), memory)
     if name.startswith(("http://", "https://")):
         from trueup.judges.http import HTTPJudge
 

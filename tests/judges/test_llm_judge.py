@@ -745,7 +745,7 @@ def test_label_asks_the_endpoint_and_writes_down_who_judged(
 def test_labels_are_kept_when_the_judge_dies_and_completed_by_the_next_call(
     tmp_path: Path, backbone: Backbone
 ) -> None:
-    num, config = label.run.__globals__["BATCH"] + 4, ScriptedJudge(accuracy=0.8)
+    num, config = label.run.__globals__["BATCH"] + 4, ScriptedJudge(accuracy=0.9)
     with flagged(tmp_path / "whole", num) as store, running(config) as base_url:
         label.run(store, settings(base_url), StoredModel.serving(store, backbone))
         whole = [one.id for one in store.each(Label)]

@@ -9,7 +9,7 @@ from trueup.config import OPERATIONAL, StageConfig, no_password
 __all__ = ["AuditConfig", "CheckName", "EndpointConfig"]
 
 CheckName = Literal[
-    "readable",
+    "unreadable",
     "swap_consistency",
     "position_bias",
     "known_accuracy",

@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from trueup.config import StageConfig
-from trueup.judges.config import EndpointConfig
+from trueup.judges.config import AuditConfig, EndpointConfig
 
 __all__ = ["LabelConfig"]
 
@@ -16,6 +16,9 @@ class LabelConfig(StageConfig):
 
     endpoint: EndpointConfig = EndpointConfig()
     """Where the `llm` judge lives."""
+
+    audit: AuditConfig = AuditConfig()
+    """What a judge must reach before it may label."""
 
     num_candidates: int = Field(default=4, ge=2)
     """Answers ranked per flagged prompt: the logged one and fresh samples from the champion."""

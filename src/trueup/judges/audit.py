@@ -143,6 +143,8 @@ def audit(
     of_traps, of_rows = decisions[: len(traps)], decisions[len(traps) :]
     figures = _of_traps(traps, of_traps)
     details: dict[str, Any] = {"usage": usage.as_json(), "wrong": _wrong(traps, of_traps)}
+    if (members := getattr(judge, "agreement", None)) is not None:
+        details["members"] = members()
     required: list[CheckName] = list(_OF_TRAPS)
     if rows:
         verdicts = [one.verdict for one in of_rows]

@@ -1,8 +1,8 @@
 """From a judge's name in the settings to the judge.
 
-Names: `house-style`, `facts`, `llm`, an `http://` address that scores answers, or
-`package.module:attribute` for a team's own: an object with `id`, `kind` and `rank`, or a plain
-function `(prompt, text) -> float`.
+Names: `house-style`, `facts`, `llm` or `llm:MODEL`, an `http://` address that scores answers,
+`panel:NAME,NAME,…` of any of these, or `package.module:attribute` for a team's own: an object with
+`id`, `kind` and `rank`, or a plain function `(prompt, text) -> float`.
 """
 
 import importlib
@@ -44,10 +44,19 @@ def resolve(
         from trueup.judges.facts import Facts
 
         return Facts(suite)
-    if name == "llm":
+    if name.startswith(("panel:", "panel-mean:")):
+        from trueup.judges.panel import Panel
+
+        how, _, listed = name.partition(":")
+        names = [one.strip() for one in listed.split(",")]
+        found = [resolve(one, endpoint=endpoint, suite=suite, memory=memory) for one in names]
+        return Panel(found, rule="mean" if how == "panel-mean" else "majority")
+    if name == "llm" or name.startswith("llm:"):
         from trueup.judges.llm import LLMJudge
 
-        return LLMJudge(endpoint or EndpointConfig(), memory)
+        asked = endpoint or EndpointConfig()
+        model = name.partition(":")[2] or asked.model
+        return LLMJudge(asked.model_copy(update={"model": model}), memory)
     if name.startswith(("http://", "https://")):
         from trueup.judges.http import HTTPJudge
 
@@ -57,7 +66,8 @@ def resolve(
     raise ConfigError(
         "There is no judge of this name",
         got=name,
-        expected="'house-style', 'facts', 'llm', 'package.module:function' or an http address",
+        expected="'house-style', 'facts', 'llm', 'llm:MODEL', 'panel:NAME,NAME', "
+        "'package.module:function' or an http address",
         next="mend it in trueup.toml",
     )
 

@@ -12,7 +12,8 @@ class LabelConfig(StageConfig):
     """The labelling judge and its candidates."""
 
     judge: str = "house-style"
-    """`house-style`, `llm`, or `package.module:function`. Never the scorer that promotes."""
+    """`house-style`, `llm`, `llm:MODEL`, `panel:NAME,NAME`, or `package.module:function`. Never the
+    scorer that promotes."""
 
     endpoint: EndpointConfig = EndpointConfig()
     """Where the `llm` judge lives."""

@@ -1,6 +1,8 @@
 """Audits: figures against scikit-learn, who passes and who does not, and what a failure stops."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -391,3 +393,86 @@ def test_label_stops_before_it_writes_and_keeps_no_label_of_a_biased_judge(
         endpoint = EndpointConfig(base_url=base_url, model="another")
         config = label.LabelConfig.model_validate(settings | {"endpoint": endpoint})
         assert len(label.run(store, config, champion)) == 1
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def command(*words: str) -> subprocess.CompletedProcess[str]:
+    done = [sys.executable, "-m", "trueup", *words]
+    return subprocess.run(done, capture_output=True, text=True)
+
+
+@needs_data
+def test_the_command_compares_two_files_anywhere_and_says_by_its_exit_code_who_failed(
+    tmp_path: Path,
+) -> None:
+    files = ("--human", str(PANDALM[0]), "--limit", "100")
+    done = command(
+        "-p", str(tmp_path), "judge", "audit", *files, "--verdicts", str(PANDALM[1]), "--json"
+    )
+    told = json.loads(done.stdout)
+    assert done.returncode == 0 and told["verdict"]["status"] == "passed"
+    assert told["human_human"]["mean_kappa"] > told["judge_human"]["kappa"]["estimate"] > 0.4
+    first = written(tmp_path / "first.jsonl", *({"id": n, "verdict": 1} for n in range(100)))
+    done = command("-p", str(tmp_path), "judge", "audit", *files, "--verdicts", str(first))
+    assert done.returncode == 3 and "REFUSED by audit: kappa" in done.stdout
+    assert list(tmp_path.iterdir()) == [first], "nothing is written"
+
+
+def test_the_command_asks_the_judge_of_the_project_and_shows_what_that_cost(tmp_path: Path) -> None:
+    with running(ScriptedJudge(accuracy=0.9)) as base_url:
+        settings = f'[label]\njudge = "llm"\n[label.endpoint]\nbase_url = "{base_url}"\n'
+        (tmp_path / "trueup.toml").write_text(settings)
+        done = command("-p", str(tmp_path), "judge", "audit", "--json")
+        again = command("-p", str(tmp_path), "judge", "audit")
+    assert done.returncode == again.returncode == 0
+    assert "120 judge requests" in done.stderr and "0 judge requests" in again.stderr
+    assert json.loads(done.stdout)["usage"]["num_requests"] == 120
+    store = Store(tmp_path / ".trueup")
+    assert store.count(JudgeAudit) == 2
+    store.close()
+
+
+@pytest.mark.slow
+def test_smollm2_is_rejected_as_a_judge() -> None:
+    """Through the project's own gateway; about a quarter of an hour on two CPU cores."""
+    import tempfile
+    import threading
+    import time
+
+    from trueup import Project
+    from trueup.errors import ModelError
+    from trueup.gateway.app import create_app
+    from trueup.gateway.serve import listen, make_server
+    from trueup.models.engine import Engine
+
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "trueup.toml").write_text('[model]\nbase = "smollm2-135m-instruct-q4"\n')
+        project = Project(folder, ("serve.port=0",))
+        try:
+            engine = Engine(project.backbone, project.store)
+        except ModelError as error:
+            pytest.skip(str(error))
+        serve = project.config.serve
+        server = make_server(create_app(project.store, serve, project.config.capture, engine))
+        with listen(serve) as listening:
+            sockets = {"sockets": [listening]}
+            thread = threading.Thread(target=server.run, kwargs=sockets, daemon=True)
+            thread.start()
+            while not server.started and thread.is_alive():
+                time.sleep(0.01)
+            endpoint = EndpointConfig(
+                base_url=f"http://127.0.0.1:{listening.getsockname()[1]}/v1",
+                model="champion",
+                timeout_s=600,
+                max_retries=1,
+            )
+            try:
+                found = run(project.store, LLMJudge(endpoint), CONFIG)
+            finally:
+                server.should_exit = True
+                thread.join(60)
+                engine.close()
+        project.store.close()
+    assert found.verdict.status == "refused", found.verdict.figures

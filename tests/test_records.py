@@ -19,6 +19,7 @@ from trueup.records import (
     Flag,
     GuardReport,
     Interaction,
+    JudgeAudit,
     Label,
     Message,
     PreferencePair,
@@ -170,6 +171,18 @@ KINDS: dict[type[Record], tuple[dict[str, Any], dict[str, Any]]] = {
     GuardReport: (REPORT, OTHER_REPORT),
     EvalReport: (REPORT, OTHER_REPORT),
     ABReport: (REPORT, OTHER_REPORT),
+    JudgeAudit: (
+        {"judge": "llm:a/1", "source": "built-in", "verdict": PASSED},
+        {
+            "judge": "llm:b/1",
+            "source": "file:human.jsonl",
+            "verdict": REFUSED,
+            "checks": ({"name": "kappa", "status": "failed", "figure": 0.1},),
+            "config": {"min_kappa": 0.4},
+            "details": {"requests": 3},
+            "previous": "audit_1",
+        },
+    ),
     Release: (
         {"action": "first", "weights": "weights_1"},
         {
@@ -383,6 +396,7 @@ def test_every_record_names_the_records_it_was_made_from() -> None:
         GuardReport: ("checkpoint_2",),
         EvalReport: ("checkpoint_2",),
         ABReport: ("checkpoint_2",),
+        JudgeAudit: ("audit_1",),
         Release: ("checkpoint_1", "release_1", "release_2", "guard_1"),
     }
     found = {kind: kind(**{**KINDS[kind][0], **KINDS[kind][1]}).parents() for kind in kinds()}

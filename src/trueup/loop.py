@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from trueup import ab, evaluate, flag, guard, label, pair, promote, train
 from trueup.errors import ConfigError
-from trueup.judges import resolve
+from trueup.judges import members_of, resolve
 from trueup.measure import Cost, measured
 from trueup.project import Config, Project
 from trueup.records import (
@@ -269,14 +269,15 @@ def scored_by(store: Store, config: train.TrainConfig) -> list[str]:
 
 
 def behind(store: Store, annotator: str) -> list[str]:
-    """An annotator and, where it is a reward model, who labelled what that was trained on, and so
-    on down to those who are no models of ours."""
+    """An annotator, the members of a panel and, where one is a reward model, who labelled what that
+    was trained on, and so on down to those who are no models of ours."""
     found, waiting = set[str](), [annotator]
     while waiting:
         one = waiting.pop()
         if one in found:
             continue
         found.add(one)
+        waiting += members_of(one)
         if one.startswith("reward:"):
             for trained in store.each(Checkpoint, weights=one.split(":")[1]):
                 run = store.get(TrainingRun, trained.run_id)

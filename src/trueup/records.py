@@ -25,6 +25,7 @@ from pydantic import (
 
 __all__ = [
     "ABReport",
+    "AuditCheck",
     "Checkpoint",
     "Completion",
     "Dataset",
@@ -33,6 +34,7 @@ __all__ = [
     "Flag",
     "GuardReport",
     "Interaction",
+    "JudgeAudit",
     "Label",
     "Message",
     "Messages",
@@ -150,6 +152,20 @@ class Verdict(Value):
     def passed(self) -> bool:
         """True for `passed` alone."""
         return self.status == "passed"
+
+
+class AuditCheck(Value):
+    """One question put to a judge: what came out, and the line it is held to."""
+
+    name: str
+    status: Literal["passed", "failed", "unknown"]
+    figure: float | None = None
+    low: float | None = None
+    high: float | None = None
+    """The 95 % interval of the figure, where it has one."""
+    threshold: float | None = None
+    """None where the figure is shown and decides nothing."""
+    num_items: int = 0
 
 
 # --- records ----------------------------------------------------------------------------------
@@ -389,6 +405,27 @@ class ABReport(Report):
     """Head-to-head on held-out prompts, judged by a scorer that did not label."""
 
     tag = "ab"
+
+
+class JudgeAudit(Record):
+    """What a judge was found to be worth. One whose newest audit was refused may not label."""
+
+    tag = "audit"
+    indexed = ("judge", "source")
+
+    judge: str
+    """Id of the judge, as on the labels it writes."""
+    source: str
+    """`built-in`, or `file:NAME` where people's labels were asked for, too."""
+    verdict: Verdict
+    checks: tuple[AuditCheck, ...] = ()
+    config: dict[str, Any] = {}
+    details: dict[str, Any] = {}
+    previous: str | None = None
+    """The audit of the same judge before this one, so that finding the same again is news."""
+
+    def parents(self) -> tuple[str, ...]:
+        return (self.previous,) if self.previous else ()
 
 
 class Release(Record, _Grown):

@@ -28,15 +28,9 @@ from trueup import label, progress
 from trueup.errors import ConfigError, DataError, MissingDependency, UpstreamError
 from trueup.judges import EndpointConfig, compare, resolve
 from trueup.judges.house_style import HouseStyle
-from trueup.judges.llm import (
-    MAX_WAIT_S,
-    LLMJudge,
-    _wait_s,
-    parse_verdict,
-    read_question,
-    write_question,
-)
+from trueup.judges.llm import LLMJudge, parse_verdict, read_question, write_question
 from trueup.judges.scripted import Rates, ScriptedJudge, expected_rates, running, serve
+from trueup.judges.wire import MAX_WAIT_S, _wait_s
 from trueup.label.config import LabelConfig
 from trueup.models.backbone import Backbone
 from trueup.models.stored import StoredModel
@@ -252,7 +246,7 @@ def test_server_errors_that_stay_are_an_error_after_bounded_retries() -> None:
 def test_refusals_that_a_retry_cannot_mend_are_not_retried(status: int) -> None:
     with running(ScriptedJudge(error_rate=1, error_status=status)) as base_url:
         with pytest.raises(UpstreamError, match=f"HTTP {status}.*check base_url and model"):
-            judge_at(base_url, concurrency=1).rank(PROMPT, texts(BEST, ""))
+            judge_at(base_url, concurrency=1, constrain=False).rank(PROMPT, texts(BEST, ""))
         assert_gave_up_after(1, base_url)
 
 
@@ -751,7 +745,7 @@ def test_label_asks_the_endpoint_and_writes_down_who_judged(
 def test_labels_are_kept_when_the_judge_dies_and_completed_by_the_next_call(
     tmp_path: Path, backbone: Backbone
 ) -> None:
-    num, config = label.run.__globals__["BATCH"] + 4, ScriptedJudge(accuracy=0.8)
+    num, config = label.run.__globals__["BATCH"] + 4, ScriptedJudge(accuracy=0.9)
     with flagged(tmp_path / "whole", num) as store, running(config) as base_url:
         label.run(store, settings(base_url), StoredModel.serving(store, backbone))
         whole = [one.id for one in store.each(Label)]

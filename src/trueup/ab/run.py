@@ -11,7 +11,7 @@ from trueup.ab.contests import past_votes
 from trueup.ab.sequence import next_place
 from trueup.ab.verdict import POINTS, findings, gate_verdict, standing_verdict
 from trueup.errors import ConfigError
-from trueup.judges import Judge, compare, resolve
+from trueup.judges import Judge, compare, members_of, resolve
 from trueup.models.stored import StoredModel
 from trueup.progress import task
 from trueup.records import ABReport, Completion, Messages, Sampling, content_hash
@@ -29,7 +29,8 @@ def check_scorer(scorer: Judge, labelled_by: Sequence[str]) -> None:
     Raises:
         ConfigError: the scorer is among the annotators.
     """
-    if scorer.id in labelled_by:
+    taught = {member for one in labelled_by for member in members_of(one)}
+    if taught & {*members_of(scorer.id)}:  # a panel is all of its members
         raise ConfigError(
             "The scorer that promotes is the judge that labelled: a hack would promote itself",
             got=scorer.id,

@@ -13,6 +13,7 @@ import click
 
 from trueup import __version__
 from trueup.errors import MissingDependency, TrueupError
+from trueup.judges.usage import Usage, counted
 
 __all__ = ["cli", "main"]
 
@@ -102,8 +103,10 @@ def cli(ctx: click.Context, project: Path, overrides: tuple[str, ...], debug: bo
 def main(args: list[str] | None = None) -> None:
     """Run the terminal program; the only place that turns errors into exit codes."""
     words = sys.argv[1:] if args is None else args
+    usage = Usage()
     try:
-        result: Any = cli.main(args=words, prog_name="trueup", standalone_mode=False)
+        with counted() as usage:
+            result: Any = cli.main(args=words, prog_name="trueup", standalone_mode=False)
     except click.exceptions.Exit as stop:
         result = stop.exit_code
     except click.ClickException as error:
@@ -123,6 +126,8 @@ def main(args: list[str] | None = None) -> None:
             raise
         _tell(missing(f"'{error.name}' is not installed", extra))
         result = 1
+    if usage.num_requests or usage.num_cached:
+        click.echo(usage.text(), err=True)
     sys.exit(result if isinstance(result, int) else 0)
 
 

@@ -2,6 +2,7 @@
 
 from trueup.judges.base import Judge, Outcome, Ranking, compare
 from trueup.judges.config import EndpointConfig
+from trueup.judges.panel import members_of
 from trueup.judges.resolve import resolve
 
-__all__ = ["EndpointConfig", "Judge", "Outcome", "Ranking", "compare", "resolve"]
+__all__ = ["EndpointConfig", "Judge", "Outcome", "Ranking", "compare", "members_of", "resolve"]

@@ -10,9 +10,11 @@ from typing import Literal, NamedTuple, Protocol
 
 from trueup.records import AnnotatorKind, Completion, Messages
 
-__all__ = ["Judge", "Outcome", "Ranking", "compare"]
+__all__ = ["Judge", "Outcome", "Ranking", "Side", "compare"]
 
 Outcome = Literal["win", "tie", "loss"]
+Side = int
+"""A verdict on two answers: 0 a tie, 1 the first, 2 the second."""
 
 
 class Ranking(NamedTuple):

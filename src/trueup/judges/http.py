@@ -34,6 +34,8 @@ class HTTPJudge:
 
     kind: AnnotatorKind = "llm"
     is_symmetric = True
+    needs_audit = False
+    """A reward server: it scores, and is judged by what its scores teach."""
 
     def __init__(self, url: str, config: EndpointConfig) -> None:
         """`config` gives the key's variable, the time limit and the number of further tries.

@@ -1,8 +1,8 @@
 """From a judge's name in the settings to the judge.
 
-Names: `house-style`, `facts`, `llm`, an `http://` address that scores answers, or
-`package.module:attribute` for a team's own: an object with `id`, `kind` and `rank`, or a plain
-function `(prompt, text) -> float`.
+Names: `house-style`, `facts`, `llm` or `llm:MODEL`, an `http://` address that scores answers,
+`panel:NAME,NAME,…` of any of these, or `package.module:attribute` for a team's own: an object with
+`id`, `kind` and `rank`, or a plain function `(prompt, text) -> float`.
 """
 
 import hashlib
@@ -10,6 +10,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trueup.errors import ConfigError
 from trueup.judges.base import Judge, Ranking
@@ -17,13 +18,23 @@ from trueup.judges.config import EndpointConfig
 from trueup.records import AnnotatorKind, Completion, Messages
 from trueup.suite import SuitePrompt
 
+if TYPE_CHECKING:
+    from trueup.judges.llm import Memory
+
 __all__ = ["resolve"]
 
 
 def resolve(
-    name: str, *, endpoint: EndpointConfig | None = None, suite: Sequence[SuitePrompt] = ()
+    name: str,
+    *,
+    endpoint: EndpointConfig | None = None,
+    suite: Sequence[SuitePrompt] = (),
+    memory: "Memory | None" = None,
 ) -> Judge:
     """The judge of this name.
+
+    Args:
+        memory: where a language model's verdicts are kept, usually the store; None keeps none.
 
     Raises:
         ConfigError: there is no such judge, or it cannot be imported.
@@ -36,10 +47,19 @@ def resolve(
         from trueup.judges.facts import Facts
 
         return Facts(suite)
-    if name == "llm":
+    if name.startswith(("panel:", "panel-mean:")):
+        from trueup.judges.panel import Panel
+
+        how, _, listed = name.partition(":")
+        names = [one.strip() for one in listed.split(",")]
+        found = [resolve(one, endpoint=endpoint, suite=suite, memory=memory) for one in names]
+        return Panel(found, rule="mean" if how == "panel-mean" else "majority")
+    if name == "llm" or name.startswith("llm:"):
         from trueup.judges.llm import LLMJudge
 
-        return LLMJudge(endpoint or EndpointConfig())
+        asked = endpoint or EndpointConfig()
+        model = name.partition(":")[2] or asked.model
+        return LLMJudge(asked.model_copy(update={"model": model}), memory)
     if name.startswith(("http://", "https://")):
         from trueup.judges.http import HTTPJudge
 
@@ -49,7 +69,8 @@ def resolve(
     raise ConfigError(
         "There is no judge of this name",
         got=name,
-        expected="'house-style', 'facts', 'llm', 'package.module:function' or an http address",
+        expected="'house-style', 'facts', 'llm', 'llm:MODEL', 'panel:NAME,NAME', "
+        "'package.module:function' or an http address",
         next="mend it in trueup.toml",
     )
 

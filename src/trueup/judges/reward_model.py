@@ -22,6 +22,8 @@ class RewardJudge:
 
     kind: AnnotatorKind = "llm"
     is_symmetric = True
+    needs_audit = False
+    """Its accuracy on held-out pairs came with its training."""
 
     def __init__(
         self,

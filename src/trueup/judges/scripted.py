@@ -28,7 +28,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trueup.errors import ConfigError, DataError, MissingDependency, UpstreamError
-from trueup.judges.llm import Question, read_question
+from trueup.judges.questions import (
+    MAX_GRADE,
+    GradeQuestion,
+    Question,
+    read_grade_question,
+    read_question,
+)
 from trueup.judges.resolve import resolve
 from trueup.records import Completion, content_hash
 from trueup.suite import SuitePrompt
@@ -71,13 +77,19 @@ class ScriptedJudge:
     error_rate: float = 0.0
     """How often it answers `error_status`."""
     error_status: int = 500
+    refuses_schema: bool = False
+    """It answers a request with a `response_format` with a 400, as servers do that have none."""
     retry_after_s: float | None = None
     """Sent as `Retry-After` with an error."""
     delay_s: float = 0.0
     """How long it thinks about every answer."""
+    length_bias: float = 0.0
+    """How often, where it does not say "A" blindly, it names the longer answer whatever it says; a
+    grade then goes by length alone."""
 
     def __post_init__(self) -> None:
-        for name in ("accuracy", "position_bias", "malformed_rate", "error_rate"):
+        rates = ("accuracy", "position_bias", "length_bias", "malformed_rate", "error_rate")
+        for name in rates:
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(
                     f"The scripted judge's {name} is no probability",
@@ -106,8 +118,9 @@ class Rates(NamedTuple):
 def expected_rates(config: ScriptedJudge) -> Rates:
     """What asking in both orders makes of this judge, where one answer is truly better.
 
-    With accuracy a and bias b, the better answer wins from the first place with probability
-    b + (1 - b) a and from the second with (1 - b) a. The two draws are independent.
+    With accuracy a and position bias b, and no liking for length, the better answer wins from the
+    first place with probability b + (1 - b) a and from the second with (1 - b) a. The two draws are
+    independent.
     """
     from_first = config.position_bias + (1 - config.position_bias) * config.accuracy
     from_second = (1 - config.position_bias) * config.accuracy
@@ -134,10 +147,19 @@ class _Mind:
     def __post_init__(self) -> None:
         self.key = resolve(self.config.key, suite=self.config.suite)
 
+    def answer(self, question: Question | GradeQuestion) -> dict[str, str | int]:
+        """What it says, as the question wants it said; the same for the same question."""
+        if isinstance(question, GradeQuestion):
+            return {"grade": self.grade(question)}
+        return {"winner": self.verdict(question)}
+
     def verdict(self, question: Question) -> str:
-        """`A`, `B` or `tie`; the same for the same question."""
+        """`A`, `B` or `tie`."""
         if self._draw("bias", question) < self.config.position_bias:
             return "A"
+        longer = len(question.first) - len(question.second)
+        if longer and self._draw("length", question) < self.config.length_bias:
+            return "A" if longer > 0 else "B"
         answers = [Completion(text=question.first), Completion(text=question.second)]
         first, second = self.key.rank(question.prompt, answers).scores
         if first == second:
@@ -145,7 +167,16 @@ class _Mind:
         is_true = self._draw("accuracy", question) < self.config.accuracy
         return "A" if (first > second) == is_true else "B"
 
-    def misbehaves(self, question: Question) -> str:
+    def grade(self, question: GradeQuestion) -> int:
+        """1 to 10: the key's score, which must lie in [0, 1]; turned round where it errs."""
+        if self._draw("length", question) < self.config.length_bias:
+            return min(MAX_GRADE, 1 + len(question.answer) // 40)
+        (score,) = self.key.rank(question.prompt, [Completion(text=question.answer)]).scores
+        grade = 1 + round((MAX_GRADE - 1) * min(max(score, 0.0), 1.0))
+        is_true = self._draw("accuracy", question) < self.config.accuracy
+        return grade if is_true else MAX_GRADE + 1 - grade
+
+    def misbehaves(self, question: Question | GradeQuestion) -> str:
         """`error`, `malformed`, or nothing; drawn anew each time the question comes back."""
         topic = self.config.speechless_about
         if topic and any(topic in m.content for m in question.prompt):
@@ -157,7 +188,7 @@ class _Mind:
         is_malformed = self._draw("malformed", question, self.times_asked[name])
         return "malformed" if is_malformed < self.config.malformed_rate else ""
 
-    def _draw(self, what: str, question: Question, times: int = 0) -> float:
+    def _draw(self, what: str, question: Question | GradeQuestion, times: int = 0) -> float:
         """A number in [0, 1) that the seed and the question decide."""
         text = json.dumps([self.config.seed, what, times, _plain(question)])
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7]) / 2**56
@@ -177,8 +208,8 @@ class _Mind:
         return {name: getattr(self, name) for name in names}
 
 
-def _plain(question: Question) -> list[Any]:
-    return [[m.model_dump() for m in question.prompt], question.first, question.second]
+def _plain(question: Question | GradeQuestion) -> list[Any]:
+    return [[m.model_dump() for m in question.prompt], *question[1:]]
 
 
 # --- the door -------------------------------------------------------------------------------------
@@ -229,10 +260,13 @@ async def _chat(mind: _Mind, request: "Request") -> "JSONResponse":
     sent = request.headers.get("Authorization", "").removeprefix("Bearer ")
     if mind.config.api_key is not None and sent != mind.config.api_key:
         return _error(401, f"Incorrect API key provided: {sent}")
+    body = await request.body()
     try:
-        question = _asked(await request.body())
+        question = _asked(body)
+        if mind.config.refuses_schema and b'"response_format"' in body:
+            return _error(400, "Unrecognized request argument supplied: response_format")
         mishap = mind.misbehaves(question)
-        content = _PROSE if mishap else json.dumps({"winner": mind.verdict(question)})
+        content = _PROSE if mishap else json.dumps(mind.answer(question))
     except DataError as error:  # no question, or one the key judge knows nothing about
         return _error(400, str(error))
     mind.num_errors += mishap == "error"
@@ -242,10 +276,10 @@ async def _chat(mind: _Mind, request: "Request") -> "JSONResponse":
         wait_s = mind.config.retry_after_s
         headers = {} if wait_s is None else {"Retry-After": f"{wait_s:g}"}
         return _error(mind.config.error_status, "scripted failure", headers)
-    return _completion(mind.config.model, content)
+    return _completion(mind.config.model, content, len(body))
 
 
-def _asked(body: bytes) -> Question:
+def _asked(body: bytes) -> Question | GradeQuestion:
     """The question is the first message of the user; what follows it are pleas for a verdict.
 
     Raises:
@@ -256,12 +290,17 @@ def _asked(body: bytes) -> Question:
         content = next(m["content"] for m in messages if m["role"] == "user")
     except (ValueError, KeyError, TypeError, StopIteration):
         content = None
-    return read_question(content if isinstance(content, str) else "")
+    content = content if isinstance(content, str) else ""
+    with contextlib.suppress(DataError):
+        return read_grade_question(content)
+    return read_question(content)
 
 
-def _completion(model: str, content: str) -> "JSONResponse":
+def _completion(model: str, content: str, num_bytes: int) -> "JSONResponse":
+    """A reply that counts four bytes as a token."""
     from starlette.responses import JSONResponse
 
+    spent = {"prompt_tokens": num_bytes // 4, "completion_tokens": len(content) // 4}
     message = {"role": "assistant", "content": content}
     return JSONResponse(
         {
@@ -270,6 +309,7 @@ def _completion(model: str, content: str) -> "JSONResponse":
             "created": int(time.time()),
             "model": model,
             "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            "usage": spent | {"total_tokens": sum(spent.values())},
         }
     )
 

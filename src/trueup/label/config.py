@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from trueup.config import StageConfig
-from trueup.judges.config import EndpointConfig
+from trueup.judges.config import AuditConfig, EndpointConfig
 
 __all__ = ["LabelConfig"]
 
@@ -12,10 +12,14 @@ class LabelConfig(StageConfig):
     """The labelling judge and its candidates."""
 
     judge: str = "house-style"
-    """`house-style`, `llm`, or `package.module:function`. Never the scorer that promotes."""
+    """`house-style`, `llm`, `llm:MODEL`, `panel:NAME,NAME`, or `package.module:function`. Never the
+    scorer that promotes."""
 
     endpoint: EndpointConfig = EndpointConfig()
     """Where the `llm` judge lives."""
+
+    audit: AuditConfig = AuditConfig()
+    """What a judge must reach before it may label."""
 
     num_candidates: int = Field(default=4, ge=2)
     """Answers ranked per flagged prompt: the logged one and fresh samples from the champion."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from trueup.errors import UnreadableVerdict
 from trueup.judges import Judge, resolve
+from trueup.judges.audit import require
 from trueup.label.config import LabelConfig
 from trueup.models.stored import StoredModel
 from trueup.progress import task
@@ -27,16 +28,20 @@ def run(store: Store, config: LabelConfig, champion: StoredModel) -> list[Label]
     Keeps:   tokens, log-probs, sampling and weights of every fresh sample.
     Again:   writes nothing until there are new flags.
     Killed:  labels are written every 32 prompts; the next call goes on from there.
-    Stops:   UpstreamError if the judge's endpoint fails, or more than `max_skip_rate` of the
+    Stops:   ConfigError if the judge's newest audit failed, or the one a language model gets here
+             does; UpstreamError if the judge's endpoint fails, or more than `max_skip_rate` of the
              verdicts are unreadable; labels so far are kept.
-    Cost:    num_candidates - 1 samples a prompt; with `llm`, N(N-1) judge calls a prompt.
+    Cost:    num_candidates - 1 samples a prompt; with `llm`, N(N-1) judge calls a prompt,
+             and at most 120 once a judge for its audit.
     Next:    pair.run
     """
-    judge = resolve(config.judge, endpoint=config.endpoint)
+    judge = resolve(config.judge, endpoint=config.endpoint, memory=store)
     known = {one.id for one in store.each(Label, annotator=EDITOR)}
     edits = [one for one in _edit_labels(store) if one.id not in known]
     store.add_all(edits)
     waiting = _waiting(store, config, champion)
+    if waiting:
+        require(store, judge, config.audit)
     labels: list[Label] = [*edits]
     unreadable: list[UnreadableVerdict] = []
     with task("label", len(waiting)) as advance:

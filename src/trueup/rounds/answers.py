@@ -47,6 +47,7 @@ def reward_of(project: Project, config: RoundsConfig, champion: StoredModel) -> 
     asked = OnlineConfig(
         reward=config.reward,
         endpoint=config.endpoint,
+        audit=config.audit,
         max_skip_rate=config.max_skip_rate,
         reward_timeout_s=config.reward_timeout_s,
     )

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from trueup.config import OPERATIONAL, StageConfig
-from trueup.judges.config import EndpointConfig
+from trueup.judges.config import AuditConfig, EndpointConfig
 
 __all__ = ["RoundsConfig"]
 
@@ -23,6 +23,9 @@ class RoundsConfig(StageConfig):
 
     endpoint: EndpointConfig = EndpointConfig()
     """Where the `llm` judge lives; its key's variable and time limit also serve an address."""
+
+    audit: Annotated[AuditConfig, OPERATIONAL] = AuditConfig()
+    """What a language model must reach before it may rank."""
 
     prompts: str = ""
     """A file of prompts (JSONL with `messages`; of a file with `split`, the lines of `train`).

@@ -149,7 +149,7 @@ def build_root(plan: dict[str, Any]) -> None:
     """Replace the machine's file system by a read-only one that holds what the plan names."""
     mount(None, "/", None, MS_REC | MS_PRIVATE)
     # Opened before STAGING is covered: the interpreter may be installed below it.
-    sources = {path: os.open(path, os.O_PATH) for path in plan["readable"] + plan["devices"]}
+    sources = {path: os.open(path, os.O_PATH) for path in plan["unreadable"] + plan["devices"]}
     code = plan["code"].encode("utf-8", "surrogatepass")
     mount_tmpfs(STAGING, f"size={len(code) + (1 << 20)},mode=0755")
     os.chdir(STAGING)

@@ -43,7 +43,7 @@ def build_plan(code: str, limits: SandboxLimits) -> dict[str, Any]:
     return {
         "code": code,
         "interpreter": interpreter,
-        "readable": folders,
+        "unreadable": folders,
         "covered": _package_folders(folders),
         "links": shared.links,
         "devices": list(DEVICES),

@@ -1,5 +1,16 @@
-"""The numbers behind a promotion: intervals, and evidence that may be looked at any time."""
+"""The numbers behind a promotion: intervals, agreement, and evidence valid at any time."""
 
+from trueup.stats.agreement import (
+    Level,
+    Ratings,
+    Reliability,
+    agreement_rate,
+    annotator_reliability,
+    cohen_kappa,
+    fleiss_kappa,
+    krippendorff_alpha,
+    majority,
+)
 from trueup.stats.bradley_terry import Game, Strength, bradley_terry
 from trueup.stats.clusters import cluster_difference, cluster_mean, stratum_weights
 from trueup.stats.evidence import betting_evalue, confidence_sequence, evidence_path
@@ -20,19 +31,28 @@ __all__ = [
     "Interval",
     "LabelPlan",
     "LengthControl",
+    "Level",
     "PPIMean",
+    "Ratings",
+    "Reliability",
     "Strength",
     "Vote",
+    "agreement_rate",
+    "annotator_reliability",
     "betting_evalue",
     "bradley_terry",
     "cluster_difference",
     "cluster_mean",
+    "cohen_kappa",
     "confidence_sequence",
     "elond_level",
     "evidence_needed",
     "evidence_path",
+    "fleiss_kappa",
+    "krippendorff_alpha",
     "length_controlled",
     "lord_level",
+    "majority",
     "mean_interval",
     "paired_difference",
     "plan_labels",

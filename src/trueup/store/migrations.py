@@ -32,20 +32,8 @@ _M001_COLUMNS = {
 
 def m001_initial(connection: Connection) -> None:
     """A table a record kind, the lineage edges, the aliases."""
-    serial = (
-        "SERIAL PRIMARY KEY" if connection.dialect.name == "postgresql" else "INTEGER PRIMARY KEY"
-    )
     for table, columns in _M001_COLUMNS.items():
-        extra = "".join(f", {c} {'BOOLEAN' if c == 'raised' else 'VARCHAR'}" for c in columns)
-        connection.execute(
-            text(
-                f"CREATE TABLE {table} (seq {serial}, id VARCHAR NOT NULL UNIQUE, "
-                f"created_at VARCHAR NOT NULL{extra}, body TEXT NOT NULL)"
-            )
-        )
-        for column in columns:
-            name = f"{table}_by_{column}".replace('"', "")
-            connection.execute(text(f"CREATE INDEX {name} ON {table} ({column})"))
+        _create(connection, table, columns)
     connection.execute(
         text(
             "CREATE TABLE edges (child VARCHAR NOT NULL, parent VARCHAR NOT NULL, "
@@ -58,7 +46,36 @@ def m001_initial(connection: Connection) -> None:
     )
 
 
-MIGRATIONS: tuple[Migration, ...] = (m001_initial,)
+def m002_audit(connection: Connection) -> None:
+    """Audits of judges."""
+    _create(connection, "audit", ("judge", "source"))
+
+
+def m003_verdicts(connection: Connection) -> None:
+    """The verdicts of language models, by what they were asked."""
+    connection.execute(
+        text("CREATE TABLE verdicts (key VARCHAR PRIMARY KEY, verdict VARCHAR NOT NULL)")
+    )
+
+
+def _create(connection: Connection, table: str, columns: tuple[str, ...]) -> None:
+    """The table of a record kind, with an index a column."""
+    serial = (
+        "SERIAL PRIMARY KEY" if connection.dialect.name == "postgresql" else "INTEGER PRIMARY KEY"
+    )
+    extra = "".join(f", {c} {'BOOLEAN' if c == 'raised' else 'VARCHAR'}" for c in columns)
+    connection.execute(
+        text(
+            f"CREATE TABLE {table} (seq {serial}, id VARCHAR NOT NULL UNIQUE, "
+            f"created_at VARCHAR NOT NULL{extra}, body TEXT NOT NULL)"
+        )
+    )
+    for column in columns:
+        name = f"{table}_by_{column}".replace('"', "")
+        connection.execute(text(f"CREATE INDEX {name} ON {table} ({column})"))
+
+
+MIGRATIONS: tuple[Migration, ...] = (m001_initial, m002_audit, m003_verdicts)
 
 
 def applied(connection: Connection) -> set[str]:

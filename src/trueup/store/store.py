@@ -12,7 +12,7 @@ was added is on disk when `add` returns.
 
 import fcntl
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,7 +25,7 @@ from sqlalchemy.exc import DatabaseError
 from trueup.errors import DataError, ProjectBusy, RecordNotFound, StorageError, TrueupError
 from trueup.records import Record, Release
 from trueup.store.migrations import migrate
-from trueup.store.tables import ALIASES, EDGES, TABLES, kind_of
+from trueup.store.tables import ALIASES, EDGES, TABLES, VERDICTS, kind_of
 
 __all__ = ["CHAMPION", "Store", "storage_errors"]
 
@@ -197,6 +197,26 @@ class Store:
             kind = kind_of(one)
             found.extend(self.get_all(kind, [one]) if kind else [])
         return found
+
+    # --- a judge's verdicts -----------------------------------------------------------------------
+
+    def remembered(self, keys: Sequence[str]) -> dict[str, str]:
+        """The verdicts that were kept under these keys."""
+        found, table = {}, VERDICTS
+        with self._reading() as connection:
+            for at in range(0, len(keys), IN_CLAUSE):
+                part = keys[at : at + IN_CLAUSE]
+                for row in connection.execute(select(table).where(table.c.key.in_(part))):
+                    found[row.key] = row.verdict
+        return found
+
+    def remember(self, verdicts: dict[str, str]) -> None:
+        """Keep verdicts under their keys; one that is there already stays."""
+        if not verdicts:
+            return
+        rows = [{"key": key, "verdict": verdict} for key, verdict in verdicts.items()]
+        with storage_errors(self.folder), self._engine.begin() as connection:
+            connection.execute(self._insert_or_ignore(VERDICTS), rows)
 
     # --- one turn at a time ---------------------------------------------------------------------
 

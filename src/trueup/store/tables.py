@@ -1,7 +1,8 @@
 """One SQL table a record kind: id, time, the record as JSON, and the columns we select by.
 
 The JSON is the record; the columns are copies of some of its fields. `edges` holds every
-child-parent link, so lineage is a query in both directions.
+child-parent link, so lineage is a query in both directions. `verdicts` is a cache and no record:
+what a language model that judges said, by a hash of what it was asked.
 """
 
 from typing import Any
@@ -20,7 +21,7 @@ from sqlalchemy import (
 
 from trueup import records
 
-__all__ = ["ALIASES", "EDGES", "KINDS", "METADATA", "TABLES", "kind_of"]
+__all__ = ["ALIASES", "EDGES", "KINDS", "METADATA", "TABLES", "VERDICTS", "kind_of"]
 
 METADATA = MetaData()
 
@@ -38,6 +39,7 @@ KINDS: tuple[type[records.Record], ...] = (
     records.EvalReport,
     records.ABReport,
     records.Release,
+    records.JudgeAudit,
 )
 
 
@@ -73,6 +75,14 @@ ALIASES = Table(
     METADATA,
     Column("name", String, primary_key=True),
     Column("release_id", String, nullable=False),
+)
+
+
+VERDICTS = Table(
+    "verdicts",
+    METADATA,
+    Column("key", String, primary_key=True),
+    Column("verdict", String, nullable=False),
 )
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from trueup.config import OPERATIONAL, StageConfig, no_password
-from trueup.judges.config import EndpointConfig
+from trueup.judges.config import AuditConfig, EndpointConfig
 
 __all__ = ["EngineConfig", "Estimator", "OnlineConfig"]
 
@@ -55,6 +55,9 @@ class OnlineConfig(StageConfig):
 
     endpoint: EndpointConfig = EndpointConfig()
     """Where the `llm` judge lives; its key's variable and time limit also serve an address."""
+
+    audit: Annotated[AuditConfig, OPERATIONAL] = AuditConfig()
+    """What a language model must reach before its verdicts are a reward."""
 
     prompts: Annotated[str, OPERATIONAL] = ""
     """A file of prompts to answer (JSONL with `messages`; of a file with `split`, the lines of

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from trueup.errors import ConfigError, TrainingError
 from trueup.judges import Judge, resolve
+from trueup.judges.audit import require
 from trueup.models.stored import StoredModel, reward_folder
 from trueup.records import Checkpoint, Completion, Messages
 from trueup.store import Store
@@ -163,7 +164,8 @@ def resolve_reward(store: Store, config: OnlineConfig, champion: StoredModel) ->
     """The reward that the settings name.
 
     Raises:
-        ConfigError: none is named, there is none of this name, or it cannot score steps.
+        ConfigError: none is named, there is none of this name, it cannot score steps, or it
+            failed its audit.
     """
     if not config.reward:
         raise ConfigError(
@@ -180,7 +182,8 @@ def resolve_reward(store: Store, config: OnlineConfig, champion: StoredModel) ->
         folder = reward_folder(store, checkpoint)
         judge = RewardJudge.attach(champion.backbone, folder, how=config.reward_members)
     else:
-        judge = resolve(config.reward, endpoint=config.endpoint)
+        judge = resolve(config.reward, endpoint=config.endpoint, memory=store)
+        require(store, judge, config.audit)
     if config.step_rewards and not hasattr(judge, "step_scores"):
         raise ConfigError(
             "This reward does not score steps",

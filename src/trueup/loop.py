@@ -38,6 +38,7 @@ __all__ = [
     "ab_gate",
     "behind",
     "evaluate_gate",
+    "guard_beside",
     "guard_gate",
     "held_out",
     "scored_by",
@@ -137,6 +138,29 @@ def guard_gate(project: Project, checkpoint: Checkpoint) -> Report:
         project.candidate(checkpoint),
         project.champion(),
         project.suite,
+        guard_beside(project, checkpoint),
+    )
+
+
+def guard_beside(project: Project, checkpoint: Checkpoint) -> guard.Beside:
+    """What the guard looks at beside the held-out prompts: gold prompts, the base, and the two
+    scorers, where the one behind the labels is known and asking costs nothing."""
+    config, folder = project.config, project.folder
+    scorer = resolve(config.ab.scorer, endpoint=config.ab.endpoint, suite=project.suite)
+    teacher = config.train.online.reward if config.train.method in train.ONLINE else ""
+    labeller = resolve(config.label.judge, endpoint=config.label.endpoint)
+    is_known = not teacher and labeller.id in taught_by(project.store, checkpoint)
+    is_free = {labeller.kind, scorer.kind} == {"code"}
+    asks = {"all": True, "free": is_free, "none": False}[config.guard.ask_scorers]
+    has_two = is_known and asks
+    named = config.guard.refusal_prompts
+    return guard.Beside(
+        embedder=project.embedder,
+        base=project.base(),
+        gold=[item.messages for item in evaluate.read_gold(folder / config.evaluate.gold)],
+        refusals=guard.read_refusal_prompts(folder / named) if named else (),
+        proxy=labeller if has_two else None,
+        scorer=scorer if has_two else None,
     )
 
 
@@ -173,7 +197,7 @@ def todays_reports(project: Project, checkpoint: Checkpoint) -> dict[str, Report
     gold = evaluate.read_gold(project.folder / config.evaluate.gold)
     drawn = config.guard.samples_per_prompt
     settings = {
-        "guard": guard.settings(config.guard, suite),
+        "guard": guard.settings(config.guard, suite, guard_beside(project, checkpoint)),
         "evaluate": evaluate.settings(config.evaluate, gold),
         "ab": ab.settings(config.ab, scorer, suite, _suite_sampling(project), drawn),
     }

@@ -6,9 +6,10 @@ while there are too few new pairs, `refused` by the first gate that says no, `pa
 candidate became champion. Killed anywhere, it is simply called again.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from trueup import ab, evaluate, flag, guard, label, pair, promote, train
+from trueup import ab, evaluate, flag, guard, label, pair, promote, shift, train
 from trueup.errors import ConfigError
 from trueup.judges import resolve
 from trueup.measure import Cost, measured
@@ -42,6 +43,7 @@ __all__ = [
     "guard_gate",
     "held_out",
     "scored_by",
+    "shift_of",
     "taught_by",
     "todays_reports",
     "turn",
@@ -59,6 +61,8 @@ class Turn:
     reports: list[Report] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     costs: list[Cost] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    """What a person should read although nothing was refused."""
 
 
 def turn(project: Project) -> Turn:
@@ -114,6 +118,10 @@ def _turn(project: Project) -> Turn:
     champion = project.champion()
     done.champion = champion.weights
     ab.check_scorer(scorer, _annotators(store, dataset))
+    with measured("shift", done.costs):
+        pairs = store.get_all(PreferencePair, dataset.pair_ids)
+        warned = shift.warning(shift_of(project, pairs), config.shift)
+        done.warnings += [warned] if warned else []
     with measured("train", done.costs):
         checkpoint = done.checkpoint = train.run(
             store, config.train, dataset, champion, is_held_out=measured_with.contains
@@ -122,12 +130,22 @@ def _turn(project: Project) -> Turn:
         with measured(name, done.costs):
             report = gate(project, checkpoint)
         done.reports.append(report)
+        done.warnings += report.details.get("warnings", ())
         done.verdict = report.verdict
         if not report.verdict.passed:
             return done
     reports = dict(zip(GATES, done.reports, strict=True))
     done.verdict = promote.run(store, config.promote, checkpoint, reports)
     return done
+
+
+def shift_of(project: Project, pairs: Sequence[PreferencePair]) -> shift.Shift | None:
+    """How far pairs are from what the champion writes; None where the settings do not ask, or
+    there are too few."""
+    config = project.config.shift
+    if not config.before_training:
+        return None
+    return shift.measure(project.store, config, pairs, project.champion(), project.embedder)
 
 
 def guard_gate(project: Project, checkpoint: Checkpoint) -> Report:

@@ -19,6 +19,7 @@ from trueup.pair.config import PairConfig
 from trueup.promote.config import PromoteConfig
 from trueup.records import Checkpoint
 from trueup.rounds.config import RoundsConfig
+from trueup.shift.config import ShiftConfig
 from trueup.store import Store
 from trueup.suite import SuitePrompt, read_suite
 from trueup.train.config import TrainConfig
@@ -36,6 +37,7 @@ class Config(StageConfig):
     flag: FlagConfig = FlagConfig()
     label: LabelConfig = LabelConfig()
     pair: PairConfig = PairConfig()
+    shift: ShiftConfig = ShiftConfig()
     train: TrainConfig = TrainConfig()
     guard: GuardConfig = GuardConfig()
     evaluate: EvaluateConfig = EvaluateConfig()

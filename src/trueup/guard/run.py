@@ -105,6 +105,7 @@ def run(
         details=looked.details
         | {
             "alarms": [one.data() for one in looked.alarms],
+            "warnings": [one.reason() for one in looked.alarms if one.status == "amber"],
             "not_asked": looked.not_asked,
             "embedder": looked.embedder.id,
         },

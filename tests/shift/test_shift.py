@@ -134,7 +134,9 @@ def test_another_writer_is_found_where_mean_log_prob_would_pass_it(
 ) -> None:
     found = look(store, foreign(champion), champion)
     assert found.auc is not None and found.auc > 0.97
-    assert found.ess is not None and found.ess < 0.1
+    # its answers keep to a corner that the champion seldom visits: that is the overlap's to see
+    assert found.overlap is not None and found.overlap < 0.05
+    assert found.ess is not None and found.ess < 0.5
     assert found.mmd_p_value == pytest.approx(1 / 61)
     own = sampled(champion, 1.0)
     logprobs = [v for p in own for c in (p.chosen, p.rejected) for v in c.logprobs or ()]
@@ -142,24 +144,25 @@ def test_another_writer_is_found_where_mean_log_prob_would_pass_it(
     assert found.mean_logprob is not None
     assert found.mean_logprob > float(np.mean(logprobs)) - 0.3
     said = warning(found, CONFIG) or ""
-    assert "AUC" in said and "effective share" in said
+    assert "AUC" in said and "overlap" in said
     assert any("train.weighting=wpo" in line for line in advice("dataset_1"))
     assert len(found.furthest) == 10
     assert all(f is not None and f > 0.5 for one in found.furthest for f in one.foreign[:1])
 
 
-def test_the_foreign_writers_chances_sum_to_one() -> None:
-    """The closed form of this file against counting: two keywords, every answer there is."""
+def test_the_foreign_writers_chances_are_those_it_writes_with() -> None:
+    """The closed form of this file against counting, on the answers of two keywords."""
     prompt = (Message(role="user", content="about sea sky oh oh oh oh"),)
     chance, drawn = random.Random(0), 4000
     counts: dict[str, int] = {}
     for _ in range(drawn):
         text = foreign_writer(prompt, chance)
         counts[text] = counts.get(text, 0) + 1
-    often = [t for t, n in counts.items() if n > 20]
-    expected = sum(math.exp(foreign_logp(prompt, t)) for t in often)
-    assert sum(counts[t] for t in often) / drawn == pytest.approx(expected, abs=0.03)
-    assert expected > 0.2
+    short = [t for t in counts if len(t.split()) == 4]
+    expected = sum(math.exp(foreign_logp(prompt, t)) for t in short)
+    # nearly every answer of two keywords was seen, and a third of all are of two
+    assert sum(counts[t] for t in short) / drawn == pytest.approx(1 / 3, abs=0.03)
+    assert expected == pytest.approx(1 / 3, abs=0.03)
 
 
 def test_too_few_pairs_say_nothing(store: Store, champion: StoredModel) -> None:
@@ -189,6 +192,13 @@ def test_kinder_weights_are_no_harder() -> None:
     found = shares(ratios)
     assert found is not None
     assert found.plain < found.clipped < 1 and found.plain < found.per_token < 1
+
+
+def test_the_overlap_of_two_gaussians_is_the_known_one() -> None:
+    """N(0, 1) and N(1, 1) have 2 Phi(-1/2) = 0.6171 in common."""
+    draws = np.random.default_rng(2).normal(0, 1, 50_000)
+    found = shares([LogRatio(float(x) - 0.5, 1) for x in draws])
+    assert found is not None and found.overlap == pytest.approx(0.6171, abs=0.01)
 
 
 # --- prompts --------------------------------------------------------------------------------------

@@ -89,6 +89,7 @@ def _show(found: Shift) -> None:
         ["effective share (ESS/n)", number(found.ess)],
         ["  with weights per token", number(found.ess_per_token)],
         ["  with clipped weights", number(found.ess_clipped)],
+        ["overlap of the two writers", number(found.overlap)],
         ["told apart from its own (AUC)", auc],
         ["MMD, p-value", "not asked" if found.own_rate == 1 else number(found.mmd_p_value)],
         ["log-prob a token, nats", number(found.mean_logprob, ".2f")],

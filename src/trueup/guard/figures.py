@@ -17,6 +17,7 @@ from trueup.guard.drift import Change, per_token
 from trueup.guard.halves import half_sample_interval
 from trueup.guard.manner import FORMS, form_rates, language_changes
 from trueup.guard.refusals import rates
+from trueup.judges import text
 from trueup.stats import Interval
 
 __all__ = [
@@ -31,8 +32,8 @@ __all__ = [
 ]
 
 
-Shares = Callable[[Sequence[int]], tuple[float, float]]
-"""The shares of candidate and champion, over the prompts at these places."""
+Kernels = tuple[np.ndarray, ...]
+"""Cosines of the first answers with each other, candidate's and champion's, each (P, P)."""
 
 
 class Vectors(NamedTuple):
@@ -114,9 +115,8 @@ def chosen_alarm(config: GuardConfig, changes: Sequence[Change]) -> Alarm:
 def diversity_alarms(config: GuardConfig, both: Both, vectors: Vectors) -> list[Alarm]:
     """Within a prompt, across prompts, and answers that come back."""
     found = [] if len(both.ours[0]) < 2 else [_within(config, vectors)]
-    found += _across(config, both, vectors)
-    found += _canned(config, both, vectors)
-    return found
+    kernels = tuple(map(diversity.kernel, vectors.firsts()))
+    return [*found, *_across(config, both, kernels), *_canned(config, both, kernels)]
 
 
 def _within(config: GuardConfig, vectors: Vectors) -> Alarm:
@@ -135,24 +135,21 @@ def _nothing_left(theirs: Sequence[float]) -> Interval | None:
     return Interval(0.0, 0.0, 0.0) if any(theirs) else None
 
 
-def _across(config: GuardConfig, both: Both, vectors: Vectors) -> list[Alarm]:
-    ours, theirs = vectors.firsts()
-    mine, yours = firsts(both.ours), firsts(both.theirs)
+def _across(config: GuardConfig, both: Both, kernels: Kernels) -> list[Alarm]:
+    ours, theirs = kernels
+    mine, yours = ([text.words(t) for t in firsts(side)] for side in (both.ours, both.theirs))
     n = len(mine)
 
-    def vendi(places: Sequence[int]) -> float | None:
-        at = list(places)
-        return diversity.vendi(ours[at]) / diversity.vendi(theirs[at])
+    def vendi(at: np.ndarray) -> float | None:
+        return diversity.vendi(ours[at][:, at]) / diversity.vendi(theirs[at][:, at])
 
-    def distinct(places: Sequence[int]) -> float | None:
-        before = diversity.distinct([yours[i] for i in places])
-        after = diversity.distinct([mine[i] for i in places])
-        return after / before if after is not None and before else None
-
-    def similarity(places: Sequence[int]) -> float | None:
-        at = list(places)
-        before, after = (diversity.self_similarity(side[at]) for side in (theirs, ours))
+    def similarity(at: np.ndarray) -> float | None:
+        after, before = (diversity.self_similarity(k[at][:, at]) for k in kernels)
         return None if before is None or after is None else after - before
+
+    def distinct(at: np.ndarray) -> float | None:
+        after, before = (diversity.distinct([side[i] for i in at]) for side in (mine, yours))
+        return after / before if after is not None and before else None
 
     variety = Line(config.warn_variety_ratio, config.min_variety_ratio, "below")
     found = [
@@ -177,70 +174,66 @@ def _across(config: GuardConfig, both: Both, vectors: Vectors) -> list[Alarm]:
     bigrams = half_sample_interval(distinct, n)
     if bigrams:  # answers of one word have none
         says = "{:.2f} of the champion's share of different word pairs"
+        before, after = diversity.distinct(yours), diversity.distinct(mine)
         found.append(
             alarm(
-                "distinct bigrams",
-                bigrams,
-                variety,
-                says,
-                even=1,
-                candidate=diversity.distinct(mine),
-                champion=diversity.distinct(yours),
+                "distinct bigrams", bigrams, variety, says, even=1, candidate=after, champion=before
             )
         )
     return found
 
 
-def _canned(config: GuardConfig, both: Both, vectors: Vectors) -> list[Alarm]:
+def _canned(config: GuardConfig, both: Both, kernels: Kernels) -> list[Alarm]:
     """Shares of prompts that got the same, or nearly: bad where they are large and grew."""
-    ours, theirs = vectors.firsts()
-    mine, yours = firsts(both.ours), firsts(both.theirs)
+    begun = [diversity.openings(firsts(side)) for side in (both.ours, both.theirs)]
+    given = [diversity.answers_given(side) for side in (both.ours, both.theirs)]
+    n = len(both.prompts)
 
-    def opening(places: Sequence[int], side: list[str]) -> float:
-        return diversity.opening_rate([side[i] for i in places])
-
-    def near(places: Sequence[int], side: np.ndarray) -> float:
-        return len(diversity.duplicates(side[list(places)])) / len(places)
-
-    def same(places: Sequence[int], side: Answers) -> float:
-        return diversity.same_answer_rate([side[i] for i in places])
+    def near(at: np.ndarray, side: int) -> float:
+        return len(diversity.duplicates(kernels[side][at][:, at])) / len(at)
 
     return [
         _share(
             "opening",
-            lambda at: (opening(at, mine), opening(at, yours)),
-            len(mine),
+            lambda at, side: diversity.most_common_rate([begun[side][i] for i in at]),
+            n,
             Line(config.warn_opening_rate, config.max_opening_rate),
             "one opening for {:.0%} of the prompts",
         ),
         _share(
             "near-duplicates",
-            lambda at: (near(at, ours), near(at, theirs)),
-            len(mine),
+            near,
+            n,
             Line(config.warn_duplicate_rate, config.max_duplicate_rate),
             "nearly one answer for {:.0%} of the prompts",
         ),
         _share(
             "sameness",
-            lambda at: (same(at, both.ours), same(at, both.theirs)),
-            len(mine),
+            lambda at, side: diversity.most_common_rate([given[side][i] for i in at]),
+            n,
             Line(config.warn_same_answer_rate, config.max_same_answer_rate),
             "one answer for {:.0%} of the prompts",
         ),
     ]
 
 
-def _share(name: str, of: Shares, n: int, line: Line, says: str) -> Alarm:
-    """A share of prompts, held against a line as it is and against the champion's by its growth."""
-    ours, theirs = of(range(n))
+def _share(
+    name: str, share: Callable[[np.ndarray, int], float], n: int, line: Line, says: str
+) -> Alarm:
+    """A share of prompts, held against a line as it is and against the champion's by its growth.
+
+    Args:
+        share: over the prompts at these places, of the candidate (0) or the champion (1).
+    """
+    every = np.arange(n)
     return alarm(
         name,
-        half_sample_interval(lambda at: of(at)[0], n),
+        half_sample_interval(lambda at: share(at, 0), n),
         line,
         says,
-        moved=half_sample_interval(lambda at: of(at)[0] - of(at)[1], n),
-        candidate=ours,
-        champion=theirs,
+        moved=half_sample_interval(lambda at: share(at, 0) - share(at, 1), n),
+        candidate=share(every, 0),
+        champion=share(every, 1),
     )
 
 

@@ -47,7 +47,7 @@ __all__ = [
     "what_it_pays_for",
 ]
 
-NUM_BINS = 5
+NUM_BINS = 10
 LONG = 0.9  # quantile of the champion's answers, in tokens, beyond which one is long
 
 _FLATTERY = re.compile(
@@ -115,7 +115,7 @@ def length_free_share(both: Both, proxy: Scored) -> Interval | None:
     over bins b of length, p_b the candidate's share of answers in b, m_b and m'_b the mean scores
     there of candidate and champion: the within-bin part of the exact decomposition of the gain
     (Kitagawa 1955, JASA 50), which is the non-length reward gain of Singhal et al. 2023,
-    arXiv:2310.03716. Five bins by quantiles of both models' lengths. Departs from the paper: bins
+    arXiv:2310.03716. Ten bins by quantiles of both models' lengths. Departs from the paper: bins
     weigh by the candidate's answers there, so that the parts add up; a bin in which the champion
     has no answer counts as length, because nothing says otherwise.
 
@@ -127,7 +127,7 @@ def length_free_share(both: Both, proxy: Scored) -> Interval | None:
         np.linspace(0, 1, NUM_BINS + 1)[1:-1],
     )
 
-    def share(places: Sequence[int]) -> float | None:
+    def share(places: np.ndarray) -> float | None:
         ours, theirs = (np.concatenate([side[i] for i in places]) for side in (mine, yours))
         total = float(ours[:, 1].mean() - theirs[:, 1].mean())
         if total <= 0:

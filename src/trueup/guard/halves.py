@@ -8,20 +8,20 @@ a repeated answer.
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from statistics import NormalDist, stdev
+
+import numpy as np
 
 from trueup.stats import Interval
 
 __all__ = ["half_sample_interval"]
 
-NUM_HALVES = 200
+NUM_HALVES = 100
 Z95 = NormalDist().inv_cdf(0.975)
 
 
-def half_sample_interval(
-    figure: Callable[[Sequence[int]], float | None], n: int
-) -> Interval | None:
+def half_sample_interval(figure: Callable[[np.ndarray], float | None], n: int) -> Interval | None:
     """The figure over all prompts with a 95 % interval, symmetric about it.
 
     Args:
@@ -30,12 +30,12 @@ def half_sample_interval(
     Returns:
         None where it has no answer, or for fewer than four prompts.
     """
-    whole = figure(range(n)) if n >= 4 else None
+    whole = figure(np.arange(n)) if n >= 4 else None
     if whole is None:
         return None
     chance, values = random.Random(0), []
     for _ in range(NUM_HALVES):
-        value = figure(sorted(chance.sample(range(n), n // 2)))
+        value = figure(np.array(sorted(chance.sample(range(n), n // 2))))
         if value is not None:
             values.append(value)
     if len(values) < NUM_HALVES / 2:

@@ -254,14 +254,15 @@ class _Look:
 
     def _examples(self, both: Both, vectors: Any) -> dict[str, Any]:
         """Values prompt by prompt, and what came back most often."""
-        from trueup.guard.diversity import duplicates, most_common_opening
+        from trueup.guard.diversity import duplicates, kernel, most_common_opening
 
         said = firsts(both.ours)
+        near = duplicates(kernel(vectors.firsts()[0]))
         return {
             "length": {"candidate": length(both.ours), "champion": length(both.theirs)},
             "entropy": {"candidate": entropy(both.ours), "champion": entropy(both.theirs)},
             "opening": most_common_opening(said),
-            "near_duplicates": [said[i] for i in duplicates(vectors.firsts()[0])][:5],
+            "near_duplicates": [said[i] for i in near][:5],
         }
 
 

@@ -30,6 +30,10 @@ class ShiftConfig(StageConfig):
     """Warn below: effective share of the answers under importance weights, which are 1 for the
     champion's own."""
 
+    min_overlap: float = Field(default=0.1, gt=0, lt=1)
+    """Warn below: chance mass that the champion and whoever wrote the answers have in common, which
+    is 1 less their total variation distance."""
+
     permutations: int = Field(default=200, ge=20)
     """Of the MMD test; its smallest p-value is 1 / (permutations + 1)."""
 

@@ -53,6 +53,8 @@ class Shift(Value):
     """Effective share of those; see `weights`."""
     ess_per_token: float | None = None
     ess_clipped: float | None = None
+    overlap: float | None = None
+    """Chance mass that champion and writers have in common, in [0, 1]."""
     auc: float | None = None
     auc_low: float | None = None
     auc_high: float | None = None
@@ -105,6 +107,7 @@ def measure(
         ess=found and found.plain,
         ess_per_token=found and found.per_token,
         ess_clipped=found and found.clipped,
+        overlap=found and found.overlap,
         auc=told and told.auc.estimate,
         auc_low=told and told.auc.low,
         auc_high=told and told.auc.high,
@@ -232,6 +235,8 @@ def warning(shift: Shift | None, config: ShiftConfig) -> str | None:
         )
     if shift.ess is not None and shift.ess < config.min_ess:
         found.append(f"their effective share is {shift.ess:.3f}, under {config.min_ess:g}")
+    if shift.overlap is not None and shift.overlap < config.min_overlap:
+        found.append(f"their overlap is {shift.overlap:.3f}, under {config.min_overlap:g}")
     if not found:
         return None
     return f"The pairs are not such as the champion writes: {'; '.join(found)}"

@@ -2,6 +2,11 @@
 
     w = p(policy) / p(behaviour)      of a whole answer, from log-probs stored when it was drawn
 
+Two figures, blind to different things. The overlap is the mean of min(w, 1) over the writer's
+answers, an unbiased estimate of the chance mass that both have in common, 1 less their total
+variation distance. It sees a writer who keeps to a corner that the policy seldom visits, which
+the effective share does not: that is normalised by the weights themselves.
+
 The effective share of n answers is (sum w)^2 / (n sum w^2), in (0, 1] (Kong 1992; Owen 2013,
 *Monte Carlo theory, methods and examples*, Eq. 9.13): 1 where the policy drew them itself. Weights
 of sequences degenerate with length, so two kinder figures stand beside it.
@@ -33,6 +38,8 @@ class Shares(NamedTuple):
     clipped: float
     """With weights cut off at sqrt(n) times their mean (Ionides 2008, *Truncated importance
     sampling*)."""
+    overlap: float
+    """Chance mass in common, in [0, 1]; not an effective share."""
 
 
 def effective_share(log_weights: Sequence[float]) -> float | None:
@@ -56,4 +63,5 @@ def shares(ratios: Sequence[LogRatio]) -> Shares | None:
     most = mean + 0.5 * math.log(len(logs))
     clipped = effective_share([min(one, most) for one in logs])
     assert per_token is not None and clipped is not None, "there are weights"
-    return Shares(plain, per_token, clipped)
+    overlap = math.fsum(math.exp(min(0.0, one)) for one in logs) / len(logs)
+    return Shares(plain, per_token, clipped, overlap)

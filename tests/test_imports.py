@@ -21,7 +21,7 @@ import trueup
 SOURCE = Path(trueup.__file__).parent
 LAYERS = [
     {"errors", "config", "records", "stats", "progress", "measure", "suite"},
-    {"store", "models", "judges", "sandbox", "toy", "launch"},
+    {"store", "models", "judges", "sandbox", "shift", "toy", "launch"},
     {"capture", "flag", "label", "pair", "train", "guard", "evaluate", "ab", "promote"},
     {"project", "loop", "rounds", "drill", "compare", "quickstart"},
     {"cli", "web", "gateway", "__main__"},
@@ -135,7 +135,7 @@ def test_the_rule_would_notice() -> None:
     assert not is_allowed(Import("loop", "cli.main", 1))
     assert is_allowed(Import("project", "gateway.config", 1))
     assert not is_allowed(Import("project", "gateway.app", 1))
-    assert is_allowed(Import("guard.run", "guard.signs", 1))
+    assert is_allowed(Import("guard.run", "guard.drift", 1))
 
 
 def test_settings_load_nothing_but_settings() -> None:

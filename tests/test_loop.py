@@ -137,8 +137,9 @@ def test_rollback_brings_back_files_tokens_and_log_probs(folder: Path, engine: E
 
 def test_swapped_labels_are_refused_by_the_head_to_head(folder: Path) -> None:
     settings(folder, "swapped")
-    # the guard would see the length first; here the A/B test has to catch it alone
-    project, done = run_turn(folder, "guard.max_length_ratio=100", "evaluate.margin=0.9")
+    # the guard would see length and divergence first; here the A/B test has to catch it alone
+    overrides = ("guard.max_length_ratio=100", "guard.ask_scorers=none", "evaluate.margin=0.9")
+    project, done = run_turn(folder, *overrides)
     assert (done.verdict.gate, done.verdict.status) == ("ab", "refused"), done.verdict
     assert "not shown to be better" in done.verdict.reason
     assert_base_serves(project)

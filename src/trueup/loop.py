@@ -6,9 +6,10 @@ while there are too few new pairs, `refused` by the first gate that says no, `pa
 candidate became champion. Killed anywhere, it is simply called again.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from trueup import ab, evaluate, flag, guard, label, pair, promote, train
+from trueup import ab, evaluate, flag, guard, label, pair, promote, shift, train
 from trueup.errors import ConfigError
 from trueup.judges import members_of, resolve
 from trueup.measure import Cost, measured
@@ -39,9 +40,11 @@ __all__ = [
     "behind",
     "earlier_releases",
     "evaluate_gate",
+    "guard_beside",
     "guard_gate",
     "held_out",
     "scored_by",
+    "shift_of",
     "taught_by",
     "todays_reports",
     "turn",
@@ -59,6 +62,8 @@ class Turn:
     reports: list[Report] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     costs: list[Cost] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    """What a person should read although nothing was refused."""
 
 
 def turn(project: Project) -> Turn:
@@ -114,6 +119,10 @@ def _turn(project: Project) -> Turn:
     champion = project.champion()
     done.champion = champion.weights
     ab.check_scorer(scorer, _annotators(store, dataset))
+    with measured("shift", done.costs):
+        pairs = store.get_all(PreferencePair, dataset.pair_ids)
+        warned = shift.warning(shift_of(project, pairs), config.shift)
+        done.warnings += [warned] if warned else []
     with measured("train", done.costs):
         checkpoint = done.checkpoint = train.run(
             store, config.train, dataset, champion, is_held_out=measured_with.contains
@@ -122,6 +131,7 @@ def _turn(project: Project) -> Turn:
         with measured(name, done.costs):
             report = gate(project, checkpoint)
         done.reports.append(report)
+        done.warnings += report.details.get("warnings", ())
         done.verdict = report.verdict
         if not report.verdict.passed:
             return done
@@ -132,6 +142,15 @@ def _turn(project: Project) -> Turn:
     return done
 
 
+def shift_of(project: Project, pairs: Sequence[PreferencePair]) -> shift.Shift | None:
+    """How far pairs are from what the champion writes; None where the settings do not ask, or
+    there are too few."""
+    config = project.config.shift
+    if not config.before_training:
+        return None
+    return shift.measure(project.store, config, pairs, project.champion(), project.embedder)
+
+
 def guard_gate(project: Project, checkpoint: Checkpoint) -> Report:
     """The first gate on a checkpoint, against today's champion."""
     return guard.run(
@@ -140,6 +159,29 @@ def guard_gate(project: Project, checkpoint: Checkpoint) -> Report:
         project.candidate(checkpoint),
         project.champion(),
         project.suite,
+        guard_beside(project, checkpoint),
+    )
+
+
+def guard_beside(project: Project, checkpoint: Checkpoint) -> guard.Beside:
+    """What the guard looks at beside the held-out prompts: gold prompts, the base, and the two
+    scorers, where the one behind the labels is known and asking costs nothing."""
+    config, folder = project.config, project.folder
+    scorer = resolve(config.ab.scorer, endpoint=config.ab.endpoint, suite=project.suite)
+    teacher = config.train.online.reward if config.train.method in train.ONLINE else ""
+    labeller = resolve(config.label.judge, endpoint=config.label.endpoint)
+    is_known = not teacher and labeller.id in taught_by(project.store, checkpoint)
+    is_free = {labeller.kind, scorer.kind} == {"code"}
+    asks = {"all": True, "free": is_free, "none": False}[config.guard.ask_scorers]
+    has_two = is_known and asks
+    named = config.guard.refusal_prompts
+    return guard.Beside(
+        embedder=project.embedder,
+        base=project.base(),
+        gold=[item.messages for item in evaluate.read_gold(folder / config.evaluate.gold)],
+        refusals=guard.read_refusal_prompts(folder / named) if named else (),
+        proxy=labeller if has_two else None,
+        scorer=scorer if has_two else None,
     )
 
 
@@ -199,7 +241,7 @@ def todays_reports(project: Project, checkpoint: Checkpoint) -> dict[str, Report
     gold = evaluate.read_gold(project.folder / config.evaluate.gold)
     drawn = config.guard.samples_per_prompt
     settings = {
-        "guard": guard.settings(config.guard, suite),
+        "guard": guard.settings(config.guard, suite, guard_beside(project, checkpoint)),
         "evaluate": evaluate.settings(config.evaluate, gold),
         "ab": ab.settings(config.ab, scorer, suite, _suite_sampling(project), drawn),
     }

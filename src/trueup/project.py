@@ -12,12 +12,14 @@ from trueup.gateway.config import ServeConfig
 from trueup.guard.config import GuardConfig
 from trueup.label.config import LabelConfig
 from trueup.models.backbone import Backbone
-from trueup.models.config import ModelConfig
+from trueup.models.config import EmbedderConfig, ModelConfig
+from trueup.models.embedder import Embedder, resolve_embedder
 from trueup.models.stored import StoredModel, load_backbone
 from trueup.pair.config import PairConfig
 from trueup.promote.config import PromoteConfig
 from trueup.records import Checkpoint
 from trueup.rounds.config import RoundsConfig
+from trueup.shift.config import ShiftConfig
 from trueup.store import Store
 from trueup.suite import SuitePrompt, read_suite
 from trueup.train.config import TrainConfig
@@ -29,11 +31,13 @@ class Config(StageConfig):
     """Every setting of a project, a section a stage, in loop order."""
 
     model: ModelConfig = ModelConfig()
+    embedder: EmbedderConfig = EmbedderConfig()
     serve: ServeConfig = ServeConfig()
     capture: CaptureConfig = CaptureConfig()
     flag: FlagConfig = FlagConfig()
     label: LabelConfig = LabelConfig()
     pair: PairConfig = PairConfig()
+    shift: ShiftConfig = ShiftConfig()
     train: TrainConfig = TrainConfig()
     guard: GuardConfig = GuardConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -66,9 +70,18 @@ class Project:
         """The held-out prompts."""
         return read_suite(self.folder / self.config.ab.prompts)
 
+    @cached_property
+    def embedder(self) -> Embedder:
+        """What turns texts into vectors, loaded at first use."""
+        return resolve_embedder(self.config.embedder, relative_to=self.folder)
+
     def champion(self) -> StoredModel:
         """The model that serves."""
         return StoredModel.serving(self.store, self.backbone)
+
+    def base(self) -> StoredModel:
+        """The base model as it came, without any adapter."""
+        return StoredModel(self.store, self.backbone, None, role="base")
 
     def candidate(self, checkpoint: Checkpoint) -> StoredModel:
         """A checkpoint, in a role of its own."""

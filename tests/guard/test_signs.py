@@ -9,7 +9,9 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from trueup.guard.signs import _k3, entropy, length, same_answer_rate, sequence_kl
+from trueup.guard.answers import entropy, length
+from trueup.guard.diversity import same_answer_rate
+from trueup.guard.drift import _k3, sequence_kl
 from trueup.models import chat
 from trueup.models.backbone import Backbone
 from trueup.models.logprobs import Branches, completion_logprobs

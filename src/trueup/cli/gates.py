@@ -41,6 +41,8 @@ def _gate(
         report = run(project, chosen_checkpoint(project, checkpoint_id))
     if as_json:
         emit(report)
+    elif "alarms" in report.details:
+        _show_alarms(report)
     else:
         _show(report.verdict)
     ctx.exit(exit_code(report.verdict))
@@ -55,12 +57,38 @@ def _show(verdict: Verdict) -> None:
     table(["figure", "value"], known)
 
 
+def _show_alarms(report: Report) -> None:
+    """Every alarm with its lines, those that crossed one first."""
+    say(verdict_text(report.verdict))
+    order = ("red", "unknown", "amber", "inside")
+    alarms = sorted(report.details["alarms"], key=lambda one: order.index(one["status"]))
+
+    def number(value: float | None) -> str:
+        return "-" if value is None else f"{value:.3g}"
+
+    rows = [
+        [
+            one["name"],
+            one["status"],
+            number(one["estimate"]),
+            f"[{number(one['low'])}, {number(one['high'])}]",
+            number(one.get("amber")),
+            number(one.get("red")),
+        ]
+        for one in alarms
+    ]
+    table(["alarm", "status", "figure", "95 % interval", "amber", "red"], rows)
+    for what, why in report.details["not_asked"].items():
+        say(f"Not asked: {what} ({why})")
+    say(f"Embeddings: {report.details['embedder']}")
+
+
 @click.command()
 @_checkpoint_option
 @json_option
 @click.pass_context
 def guard(ctx: click.Context, checkpoint_id: str | None, as_json: bool) -> None:
-    """Length, entropy, sameness and drift against the champion."""
+    """Length, collapse, drift, diversity, manner and reward hacking, against the champion."""
     _gate(ctx, checkpoint_id, as_json, loop.guard_gate)
 
 

@@ -25,6 +25,7 @@ COMMANDS = {
     "flag": "stages",
     "label": "stages",
     "pair": "stages",
+    "shift": "shift",
     "train": "stages",
     "rounds": "rounds",
     "best-of-n": "rounds",

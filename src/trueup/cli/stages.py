@@ -148,6 +148,8 @@ def train(
             show = _show_prompts if config.method in ONLINE else _show_tokens
             workers.alone(lambda: show(project, dataset, config, as_json))
             return
+        if is_first and config.method not in ONLINE:
+            warn_of_shift(project, dataset, config)
         checkpoint = stage.run(
             project.store,
             config,
@@ -183,6 +185,21 @@ def train(
     if checkpoint.metrics["stopped"]:
         say(f"Stopped early: {checkpoint.metrics['stopped']}")
     say("Next: trueup guard, evaluate, ab, promote (or 'trueup run' for all of them)")
+
+
+def warn_of_shift(project: Project, dataset: Dataset, config: TrainConfig) -> None:
+    """Say on stderr where pairs are not such as the champion writes, and what to do about it."""
+    from trueup import shift
+    from trueup.loop import shift_of
+
+    if config.weighting == "wpo" or not dataset.pair_ids:
+        return
+    pairs = project.store.get_all(PreferencePair, dataset.pair_ids)
+    warned = shift.warning(shift_of(project, pairs), project.config.shift)
+    if warned:
+        click.echo(f"warning: {warned}", err=True)
+        for line in shift.advice(dataset.id):
+            click.echo(f"  instead: {line}", err=True)
 
 
 def _online(config: TrainConfig, reward: str | None) -> dict[str, object]:
@@ -319,7 +336,7 @@ def _dataset(
         name = f"file:{import_file(store, Path(source)).file}"
     away = held_out(project, required=False)
     skipped = stage.run(store, project.config.pair, away)
-    pairs = _pairs_of(project, name) if source else stage.new_pairs(store)
+    pairs = pairs_of(project, name) if source else stage.new_pairs(store)
     singles = (
         stage.unpaired(store, away, source=name if source else None)
         if config.method in ("kto", "sft")
@@ -339,7 +356,7 @@ def _dataset(
     )
 
 
-def _pairs_of(project: Project, source: str) -> list[PreferencePair]:
+def pairs_of(project: Project, source: str) -> list[PreferencePair]:
     """The pairs that come from one imported file, in the file's order."""
     labels = {one.id for one in project.store.each(Label, source=source)}
     return [p for p in project.store.each(PreferencePair) if labels.issuperset(p.label_ids)]

@@ -17,6 +17,8 @@ def show_summary(turn: Turn) -> None:
     if figures:
         say("")
         table(["held-out prompts", "champion", "candidate", "change"], _rows(figures))
+    for warning in turn.warnings:
+        say(f"Warning: {warning}")
     if turn.costs:
         say("")
         table(

@@ -67,6 +67,7 @@ def turn_data(turn: Turn, page: Path | None) -> dict[str, object]:
         "verdict": turn.verdict,
         "champion": turn.champion,
         "counts": turn.counts,
+        "warnings": turn.warnings,
         "checkpoint": turn.checkpoint and turn.checkpoint.id,
         "reports": [{"id": r.id, "verdict": r.verdict} for r in turn.reports],
         "costs": [dataclasses.asdict(cost) for cost in turn.costs],

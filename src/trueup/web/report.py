@@ -127,6 +127,7 @@ def report_data(
         "base": checkpoint.base_weights,
         "date": max(r.created_at for r in [checkpoint, *newest.values()]),
         "measures": measures(guard, evaluate, ab),
+        "guard": _alarms(guard),
         "plots": series(checkpoint, guard, evaluate, ab),
         "head_to_head": _head_to_head(ab),
         "unjudged": _unjudged(store, checkpoint, reports) if ab is None else [],
@@ -230,6 +231,27 @@ def _unjudged(
         }
         for prompt, after, before in both[:NUM_EXAMPLES]
     ]
+
+
+def _alarms(guard: Report | None) -> dict[str, Any]:
+    """Every alarm of the guard, those that crossed a line first, and what was not asked."""
+    order = ("red", "unknown", "amber", "inside")
+    found = [one for one in details(guard).get("alarms", ()) if one.get("status") in order]
+    found.sort(key=lambda one: order.index(one["status"]))
+    return {
+        "warnings": list(details(guard).get("warnings", ())),
+        "alarms": [
+            {
+                "name": one.get("name"),
+                "status": one["status"],
+                "says": one.get("says") if one["status"] != "unknown" else "unknown",
+                **{key: number(one.get(key)) for key in ("low", "high", "amber", "red")},
+            }
+            for one in found
+        ],
+        "not_asked": dict(details(guard).get("not_asked", {})),
+        "embedder": details(guard).get("embedder"),
+    }
 
 
 def _flips(evaluate: Report | None) -> dict[str, Any] | None:

@@ -466,7 +466,8 @@ def test_smollm2_is_rejected_as_a_judge() -> None:
                 base_url=f"http://127.0.0.1:{listening.getsockname()[1]}/v1",
                 model="champion",
                 timeout_s=600,
-                max_retries=1,
+                max_tokens=16,
+                max_retries=0,
             )
             try:
                 found = run(project.store, LLMJudge(endpoint), CONFIG)

@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from trueup.errors import DataError, UnreadableVerdict
+from trueup.errors import DataError, UnreadableVerdict, UpstreamError
 from trueup.judges import EndpointConfig, resolve
 from trueup.judges.questions import (
     parse_grade,
@@ -98,6 +98,27 @@ def test_what_could_not_be_read_is_asked_again(store: Store) -> None:
             1,
             0,
         )
+
+
+def test_what_was_said_before_a_failure_is_kept(store: Store) -> None:
+    answers = texts(*(f"The battery lasts nine days {n}." for n in range(7)))
+    endpoint = EndpointConfig(max_retries=0, concurrency=1)
+    # 42 questions: the first 32 are written down, then one of the other ten fails
+    for seed in range(20):
+        config = ScriptedJudge(accuracy=1, error_rate=0.04, seed=seed)
+        with running(config) as base_url:
+            at = endpoint.model_copy(update={"base_url": base_url})
+            try:
+                resolve("llm", endpoint=at, memory=store).rank(PROMPT, answers)
+            except UpstreamError:
+                if num_requests(base_url) > 32:
+                    break
+    else:
+        pytest.fail("no seed fails late")
+    with running(ScriptedJudge(accuracy=1)) as base_url, counted() as usage:
+        at = endpoint.model_copy(update={"base_url": base_url})
+        resolve("llm", endpoint=at, memory=store).rank(PROMPT, answers)
+    assert (usage.num_requests, usage.num_cached) == (10, 32)
 
 
 # --- cost -----------------------------------------------------------------------------------------

@@ -48,6 +48,10 @@ class EndpointConfig(StageConfig):
     """Which of two answers is better, asked in both orders, or a grade from 1 to 10 for each answer
     alone. Pointwise needs N requests for N answers and not N(N-1), and ties more."""
 
+    max_tokens: Annotated[int, OPERATIONAL] = Field(default=512, ge=1)
+    """Longest reply: a cap, not a target. A verdict is ten tokens; a judge that thinks first needs
+    more, and one that never stops costs all of them."""
+
     constrain: Annotated[bool, OPERATIONAL] = True
     """Hold replies to a JSON schema (`response_format`) where the server can; one that refuses is
     asked without. Turn it off for a model that must think before it answers."""

@@ -31,6 +31,8 @@ from trueup.records import AnnotatorKind, Completion, Messages, content_hash
 
 __all__ = ["LLMJudge", "Memory", "Question", "parse_verdict", "read_question", "write_question"]
 
+BATCH = 32  # questions between two writings of what was said
+
 _SIDES: dict[str | None, Side] = {"A": 1, "B": 2, "tie": 0}
 
 
@@ -123,10 +125,14 @@ class LLMJudge:
         known = self._memory.remembered(list(keys.values())) if self._memory else {}
         fresh = [one for one, key in keys.items() if key not in known]
         note(cached=len(keys) - len(fresh))
-        said = self._endpoint.ask(self._form, fresh, skip_unreadable=skip_unreadable)
-        answered = dict(zip(fresh, said, strict=True))
-        if self._memory:
-            self._memory.remember({keys[one]: what for one, what in answered.items() if what})
+        answered: dict[str, str | None] = {}
+        for at in range(0, len(fresh), BATCH):
+            part = fresh[at : at + BATCH]
+            said = self._endpoint.ask(self._form, part, skip_unreadable=skip_unreadable)
+            answered |= dict(zip(part, said, strict=True))
+            if self._memory:  # what was paid for is kept, whatever comes of the rest
+                found = zip(part, said, strict=True)
+                self._memory.remember({keys[one]: what for one, what in found if what})
         return {one: answered[one] if one in answered else known[keys[one]] for one in keys}
 
 

@@ -20,11 +20,10 @@ from trueup.judges.config import EndpointConfig
 from trueup.judges.questions import Form
 from trueup.judges.usage import note
 
-__all__ = ["MAX_TOKENS", "MAX_WAIT_S", "Endpoint"]
+__all__ = ["MAX_WAIT_S", "Endpoint"]
 
 T = TypeVar("T")
 
-MAX_TOKENS = 512  # a cap, not a target: a verdict is ten tokens, a judge that thinks needs more
 MAX_WAIT_S = 30.0  # the longest pause between two tries, whatever Retry-After asks for
 _REFUSES_FIELD = (400, 422, 501)
 """What servers answer to a `response_format` they do not know."""
@@ -138,7 +137,7 @@ class Endpoint:
         body = {
             "model": self.config.model,
             "temperature": 0,
-            "max_tokens": MAX_TOKENS,
+            "max_tokens": self.config.max_tokens,
             "messages": messages,
             **(fields or {}),
         }
@@ -161,7 +160,7 @@ class Endpoint:
             raise _Failed(self._redacted(f"{type(error).__name__}: {error}")) from None
 
     def _reply(self, body: Any) -> "_Reply":
-        reply = _read_reply(body)
+        reply = _read_reply(body, self.config.max_tokens)
         prices = (self.config.input_price_usd, self.config.output_price_usd)
         note(requests=1, tokens=reply.tokens, prices=prices)
         return reply
@@ -217,13 +216,13 @@ def _response_format(form: Form) -> dict[str, Any]:
     return {"response_format": {"type": "json_schema", "json_schema": schema}}
 
 
-def _read_reply(body: Any) -> _Reply:
+def _read_reply(body: Any, max_tokens: int) -> _Reply:
     try:
         choice = body["choices"][0]
         content, reason = choice["message"].get("content"), choice.get("finish_reason")
     except (KeyError, IndexError, TypeError, AttributeError):
         raise _Failed(f"a reply that is no chat completion: {str(body)[:80]}") from None
-    cut = f" (cut off after {MAX_TOKENS} tokens)" if reason == "length" else ""
+    cut = f" (cut off after {max_tokens} tokens)" if reason == "length" else ""
     return _Reply(content if isinstance(content, str) else "", cut, _tokens(body.get("usage")))
 
 

@@ -191,6 +191,7 @@ KINDS: dict[type[Record], tuple[dict[str, Any], dict[str, Any]]] = {
             "checkpoint_id": "checkpoint_1",
             "previous": "release_1",
             "restores": "release_2",
+            "approved_by": "Ada",
             "report_ids": ("guard_1",),
             "reason": "better",
         },

@@ -70,6 +70,10 @@ class Project:
         """The model that serves."""
         return StoredModel.serving(self.store, self.backbone)
 
+    def first(self) -> StoredModel:
+        """The model the project began with: the base."""
+        return StoredModel(self.store, self.backbone, None)
+
     def candidate(self, checkpoint: Checkpoint) -> StoredModel:
         """A checkpoint, in a role of its own."""
         return StoredModel(self.store, self.backbone, checkpoint.id, role="candidate")

@@ -10,7 +10,6 @@ from trueup.evaluate.gold import GoldItem
 from trueup.models.stored import StoredModel
 from trueup.progress import task
 from trueup.records import Completion, EvalReport, Sampling, Verdict, content_hash
-from trueup.sandbox import run_python
 from trueup.store import Store
 
 __all__ = ["run", "settings"]
@@ -72,7 +71,7 @@ def _outcomes(
     outcomes = []
     with task("check", len(gold)) as advance:
         for item, (answer,) in zip(gold, drawn, strict=True):
-            outcome = checkers.check(item.checker, answer.text, run_python=run_python)
+            outcome = checkers.check(item.checker, answer.text)
             outcomes.append((outcome.passed, answer))
             advance(1)
     return outcomes

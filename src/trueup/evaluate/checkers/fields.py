@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from trueup.errors import GoldSetError
+from trueup.evaluate.checkers.code import split_given
 from trueup.evaluate.checkers.ifeval import problem_with
 from trueup.evaluate.checkers.rules import RULES
 from trueup.evaluate.checkers.text import is_empty, normalised
@@ -63,6 +64,7 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "number": (is_number, "a finite number"),
     "pattern": (is_pattern, "a regular expression that does not match an empty text"),
     "rules": (lambda value: is_list_of(is_rule, value), f"rules out of {sorted(RULES)}"),
+    "source": (lambda value: isinstance(value, str), "the beginning of a program"),
     "text": (is_text, "a text that is not empty"),
     "texts": (lambda value: is_list_of(is_text, value), "a list of texts that are not empty"),
     "tolerance": (lambda value: is_number(value) and value >= 0, "a number from 0 on"),
@@ -78,7 +80,7 @@ FIELDS: dict[str, dict[str, str]] = {
     "judge": {"beats": "text", "min_score": "number"},
     "python": {"entry_point": "name", "tests": "asserts"},
     "regex": {"pattern": "pattern"},
-    "unit_test": {"entry_point": "name", "given": "code", "test": "code"},
+    "unit_test": {"entry_point": "name", "given": "source", "test": "code"},
 }
 OPTIONAL = {"all", "any", "beats", "given", "min_score", "tolerance"}
 AT_LEAST_ONE = {"contains": ("all", "any"), "judge": ("beats", "min_score")}
@@ -128,13 +130,21 @@ def validate(checker: dict[str, Any]) -> None:
         problem = problem_with(checker.get("instruction_id_list"), checker.get("kwargs"))
         if problem:
             raise malformed(kind, problem[0], checker, problem[1])
-    if kind == "unit_test" and not _defines_check(checker["test"]):
-        raise malformed(kind, "'test' defines no 'check'", checker, "def check(candidate): …")
+    if kind == "unit_test":
+        _validate_unit_test(checker)
 
 
-def _defines_check(test: str) -> bool:
-    tree = ast.parse(test)
-    return any(isinstance(one, ast.FunctionDef) and one.name == "check" for one in tree.body)
+def _validate_unit_test(checker: dict[str, Any]) -> None:
+    tree = ast.parse(checker["test"])
+    if not any(isinstance(one, ast.FunctionDef) and one.name == "check" for one in tree.body):
+        raise malformed(
+            "unit_test", "'test' defines no 'check'", checker, "def check(candidate): …"
+        )
+    before, _ = split_given(checker.get("given", ""), checker["entry_point"])
+    if not is_code(before):
+        raise malformed(
+            "unit_test", "'given' breaks off before the function", checker, "Python that compiles"
+        )
 
 
 def malformed(kind: str, problem: str, checker: dict[str, Any], expected: str) -> GoldSetError:

@@ -78,7 +78,10 @@ def _turn(project: Project) -> Turn:
     measured_with = held_out(project)
     scorer = resolve(config.ab.scorer, endpoint=config.ab.endpoint, suite=project.suite)
     labeller = resolve(config.label.judge, endpoint=config.label.endpoint)
-    ab.check_scorer(scorer, [labeller.id, *scored_by(store, config.train)])
+    taught = [labeller.id, *scored_by(store, config.train)]
+    ab.check_scorer(scorer, taught)
+    gold = evaluate.read_gold(project.folder / config.evaluate.gold)
+    evaluate.grader(config.evaluate, gold, taught)
     if config.train.method == "reward":
         raise ConfigError(
             "A reward model cannot serve, so the loop has nothing to promote",
@@ -142,13 +145,16 @@ def guard_gate(project: Project, checkpoint: Checkpoint) -> Report:
 
 def evaluate_gate(project: Project, checkpoint: Checkpoint) -> Report:
     """The second gate."""
-    gold = evaluate.read_gold(project.folder / project.config.evaluate.gold)
+    config = project.config.evaluate
+    gold = evaluate.read_gold(project.folder / config.gold)
     return evaluate.run(
         project.store,
-        project.config.evaluate,
+        config,
         project.candidate(checkpoint),
         project.champion(),
         gold,
+        first=project.first(),
+        judge=evaluate.grader(config, gold, taught_by(project.store, checkpoint)),
     )
 
 
@@ -174,7 +180,9 @@ def todays_reports(project: Project, checkpoint: Checkpoint) -> dict[str, Report
     drawn = config.guard.samples_per_prompt
     settings = {
         "guard": guard.settings(config.guard, suite),
-        "evaluate": evaluate.settings(config.evaluate, gold),
+        "evaluate": evaluate.settings(
+            config.evaluate, gold, evaluate.grader(config.evaluate, gold)
+        ),
         "ab": ab.settings(config.ab, scorer, suite, _suite_sampling(project), drawn),
     }
     against = champion.weights if champion else checkpoint.base_weights

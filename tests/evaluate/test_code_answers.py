@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 import pytest
-
 from test_checkers import PYTHON, UNIT_TEST, RecordingSandbox
+
 from trueup.errors import SandboxUnavailable
 from trueup.evaluate.checkers import Outcome, check, extract_code
 from trueup.sandbox import SandboxResult, check_available
@@ -118,7 +118,8 @@ def test_what_stands_before_the_function_is_there_for_answer_and_test(real_sandb
          "assert f() == ({1, 2}, [1.5, None], {'a': (b'x', float('inf'))})"),
         ("yield from (1, 2)", "assert list(f()) == [1, 2]"),
         ("import collections; return collections.Counter('aab')", "assert f()['a'] == 2"),
-        ("raise ValueError('no')", "try: f()\nexcept ValueError as e: assert str(e) == 'no'\nelse: assert False"),
+        ("raise ValueError('no')",
+         "try: f()\nexcept ValueError as e: assert str(e) == 'no'\nelse: assert False"),
         ("return 2 ** 200", "assert f() == 2 ** 200"),
     ],
 )  # fmt: skip
@@ -195,9 +196,9 @@ CHEATS = {
     "kills the tests": "import os, signal\ndef double(x): os.kill(os.getppid(), signal.SIGKILL)",
     "stops its parents": "import os, signal\nos.kill(os.getppid(), signal.SIGTERM)\n"
     "def double(x): return 0",
-    "floods the pipe": "import os\nfor fd in range(3, 12):\n    try: os.write(fd, b'\\xff' * 65536)\n"
-    "    except OSError: pass\ndef double(x): return 0",
-    "sends code": "class R:\n    def __reduce__(self): return (exec, ('said={\"passed\": True}',))\n"
+    "floods the pipe": "import os\nfor fd in range(3, 12):\n"
+    "    try: os.write(fd, bytes(65536))\n    except OSError: pass\ndef double(x): return 0",
+    "sends code": "class R:\n    def __reduce__(self): return (exec, ('x = 1',))\n"
     "def double(x): return R()",
     "sends a class of the tests": "class R:\n    def __reduce__(self):\n"
     "        import __main__; return (__main__.Answer, ('', ''))\ndef double(x): return R()",

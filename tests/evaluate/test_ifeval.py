@@ -46,7 +46,7 @@ CASES = [
     ("length_constraints:nth_paragraph_first_word",
      {"num_paragraphs": 2, "nth_paragraph": 2, "first_word": "then"},
      ["One.\n\nThen, two.", 'One.\n\n"Then" two.'],
-     ["Then one.\n\nTwo.", "One. Then two.", "One.\n\nThen two.\n\nThree.", "One.\n\nThenceforth."]),
+     ["Then one.\n\nTwo.", "One. Then two.", "One.\n\nThen two.\n\nThree.", "One.\n\nThence."]),
     ("detectable_content:number_placeholders", {"num_placeholders": 2},
      ["[name] lives in [city]", "[a][b][c]"], ["[name] only", "(a) (b)"]),
     ("detectable_content:postscript", {"postscript_marker": "P.S."},

@@ -80,7 +80,7 @@ def guard(ctx: click.Context, checkpoint_id: str | None, as_json: bool) -> None:
 @click.option(
     "--model",
     metavar="champion|base|ID",
-    help="With --gold: who is asked. [default: the newest checkpoint, else the champion]",
+    help="With --gold or --lm-eval: who is asked. [default: the newest checkpoint, else the champion]",
 )
 @json_option
 @click.pass_context
@@ -88,21 +88,27 @@ def evaluate(
     ctx: click.Context,
     checkpoint_id: str | None,
     files: tuple[Path, ...],
+    tasks: str | None,
     limit: int | None,
     model: str | None,
     as_json: bool,
 ) -> None:
     """The gold set, paired with the champion; with --gold, any model on any set."""
-    if not files:
+    if files and tasks:
+        raise click.UsageError("--gold and --lm-eval are two measurements; give one")
+    if not files and not tasks:
         if limit or model:
-            raise click.UsageError("--limit and --model go with --gold")
+            raise click.UsageError("--limit and --model go with --gold or --lm-eval")
         _gate(ctx, checkpoint_id, as_json, loop.evaluate_gate)
         return
     if checkpoint_id and model:
         raise click.UsageError("--checkpoint and --model name the same thing; give one")
-    from trueup.cli.gold import measure_gold
+    from trueup.cli.gold import measure_gold, measure_tasks
 
-    measure_gold(ctx, files, limit, model or checkpoint_id, as_json)
+    if tasks:
+        measure_tasks(ctx, tasks.split(","), limit, model or checkpoint_id, as_json)
+    else:
+        measure_gold(ctx, files, limit, model or checkpoint_id, as_json)
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""`trueup evaluate --gold`: a model on any gold set or benchmark, beside the champion."""
+"""`trueup evaluate --gold` and `--lm-eval`: a model on any gold set, benchmark or task."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from trueup.project import Project
 from trueup.records import Checkpoint, TrainingRun
 from trueup.stats import Interval
 
-__all__ = ["measure_gold", "model_named"]
+__all__ = ["measure_gold", "measure_tasks", "model_named"]
 
 SHOWN = 5
 
@@ -33,6 +33,35 @@ def measure_gold(
             _show(found[-1])
     if as_json:
         emit({"sets": [_data(one) for one in found]})
+
+
+def measure_tasks(
+    ctx: click.Context, tasks: list[str], limit: int | None, model: str | None, as_json: bool
+) -> None:
+    """Tasks of lm-evaluation-harness on one model."""
+    from trueup.evaluate.lm_eval_tasks import run_tasks
+
+    project = open_project(ctx)
+    with project.store.exclusive(), bars(hidden=as_json):
+        name, one, _ = model_named(project, model)
+        scores = run_tasks(one, tasks, limit=limit)
+    if as_json:
+        data = [{**score._asdict(), "score": score.score._asdict()} for score in scores]
+        emit({"model": name, "weights": one.weights, "tasks": data})
+        return
+    table(
+        [f"{name} {one.weights[:16]}", "metric", "items", "score", "95 %"],
+        [
+            [
+                score.task,
+                score.metric,
+                str(score.items),
+                f"{score.score.estimate:.4g}",
+                f"[{score.score.low:.4g}, {score.score.high:.4g}]",
+            ]
+            for score in scores
+        ],
+    )
 
 
 def _measured(project: Project, gold: GoldSet, model: str | None) -> Measured:

@@ -14,7 +14,7 @@ from scipy import stats as scipy_stats
 from trueup import stats
 from trueup.stats import Interval
 
-__all__ = ["Change", "Paired", "holm", "mcnemar", "paired", "slices_of"]
+__all__ = ["Change", "Paired", "fall", "holm", "mcnemar", "paired", "slices_of"]
 
 LEVEL = 0.05
 

@@ -81,7 +81,7 @@ def _turn(project: Project) -> Turn:
     taught = [labeller.id, *scored_by(store, config.train)]
     ab.check_scorer(scorer, taught)
     gold = evaluate.read_gold(project.folder / config.evaluate.gold)
-    evaluate.grader(config.evaluate, gold, taught)
+    evaluate.gold_judge(config.evaluate, gold, taught)
     if config.train.method == "reward":
         raise ConfigError(
             "A reward model cannot serve, so the loop has nothing to promote",
@@ -154,7 +154,7 @@ def evaluate_gate(project: Project, checkpoint: Checkpoint) -> Report:
         project.champion(),
         gold,
         first=project.first(),
-        judge=evaluate.grader(config, gold, taught_by(project.store, checkpoint)),
+        judge=evaluate.gold_judge(config, gold, taught_by(project.store, checkpoint)),
     )
 
 
@@ -181,7 +181,7 @@ def todays_reports(project: Project, checkpoint: Checkpoint) -> dict[str, Report
     settings = {
         "guard": guard.settings(config.guard, suite),
         "evaluate": evaluate.settings(
-            config.evaluate, gold, evaluate.grader(config.evaluate, gold)
+            config.evaluate, gold, evaluate.gold_judge(config.evaluate, gold)
         ),
         "ab": ab.settings(config.ab, scorer, suite, _suite_sampling(project), drawn),
     }

@@ -80,7 +80,8 @@ def guard(ctx: click.Context, checkpoint_id: str | None, as_json: bool) -> None:
 @click.option(
     "--model",
     metavar="champion|base|ID",
-    help="With --gold or --lm-eval: who is asked. [default: the newest checkpoint, else the champion]",
+    help="With --gold or --lm-eval: who is asked. "
+    "[default: the newest checkpoint, else the champion]",
 )
 @json_option
 @click.pass_context

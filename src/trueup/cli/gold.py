@@ -8,7 +8,7 @@ import click
 from trueup import loop
 from trueup.cli.output import bars, emit, say, table
 from trueup.cli.project import open_project
-from trueup.evaluate import GoldSet, Measured, Standing, grader, measure, read_set, sampled
+from trueup.evaluate import GoldSet, Measured, Standing, gold_judge, measure, read_set, sampled
 from trueup.models.stored import StoredModel, ensure_champion
 from trueup.project import Project
 from trueup.records import Checkpoint, TrainingRun
@@ -74,7 +74,7 @@ def _measured(project: Project, gold: GoldSet, model: str | None) -> Measured:
         project.champion(),
         max_tokens=project.config.evaluate.max_tokens,
         name=name,
-        judge=grader(project.config.evaluate, gold.items, taught),
+        judge=gold_judge(project.config.evaluate, gold.items, taught),
     )
 
 

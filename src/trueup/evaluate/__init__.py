@@ -4,7 +4,7 @@ from trueup.evaluate.ceiling import Ceiling, ceiling
 from trueup.evaluate.config import EvaluateConfig
 from trueup.evaluate.formats import GoldSet, read_set, sampled
 from trueup.evaluate.gold import GoldItem, read_gold
-from trueup.evaluate.grader import grader
+from trueup.evaluate.gold_judge import gold_judge
 from trueup.evaluate.measure import Measured, Standing, measure
 from trueup.evaluate.run import run, settings
 
@@ -16,7 +16,7 @@ __all__ = [
     "Measured",
     "Standing",
     "ceiling",
-    "grader",
+    "gold_judge",
     "measure",
     "read_gold",
     "read_set",

@@ -46,7 +46,7 @@ def run(
 
     Args:
         first: the model the project began with; None leaves the budget out.
-        judge: who grades `judge` items, see `grader`.
+        judge: who grades `judge` items, see `gold_judge`.
     """
     assert candidate.checkpoint is not None, "a candidate is a checkpoint"
     wanted = settings(config, gold, judge)
@@ -55,14 +55,15 @@ def run(
     ):
         if report.config == wanted:
             return report
+    has_budget = first is not None and config.budget is not None and config.budget < 1
     asked = {"candidate": candidate, "champion": champion}
-    if config.budget is not None and first is not None and first.weights != champion.weights:
+    if first is not None and has_budget and first.weights != champion.weights:
         asked["first"] = first
     found = {
         role: marked(store, model, gold, config.max_tokens, name=f"{role} gold", judge=judge)
         for role, model in asked.items()
     }
-    if config.budget is not None and first is not None:
+    if has_budget:
         found.setdefault("first", found["champion"])
     ours, theirs, began = (
         [(one.passed, one.answer) for one in found[role]] if role in found else None

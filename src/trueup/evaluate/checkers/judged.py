@@ -2,7 +2,7 @@
 
 What passes must beat a text of the item's own, in both orders, or reach a score. A tie is a no: a
 judge that likes whatever stands first ties with everything and so passes nothing. The judge is
-never the one that labelled; `evaluate.grader` holds that.
+never the one that labelled; `evaluate.gold_judge` holds that.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -11,10 +11,10 @@ from trueup.evaluate.config import EvaluateConfig
 from trueup.evaluate.gold import GoldItem
 from trueup.judges import Judge, resolve
 
-__all__ = ["grader"]
+__all__ = ["gold_judge"]
 
 
-def grader(
+def gold_judge(
     config: EvaluateConfig, gold: Sequence[GoldItem], taught_by: Sequence[str] = ()
 ) -> Judge | None:
     """Who grades; None where no item asks for a judge.

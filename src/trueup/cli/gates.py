@@ -76,7 +76,17 @@ def guard(ctx: click.Context, checkpoint_id: str | None, as_json: bool) -> None:
     help="Measure on this gold set or benchmark instead; no gate, nothing needs a candidate. "
     "Repeatable.",
 )
-@click.option("--limit", type=click.IntRange(min=1), help="With --gold: a fixed sample of N items.")
+@click.option(
+    "--lm-eval",
+    "tasks",
+    metavar="TASK[,TASK]",
+    help="Measure on tasks of lm-evaluation-harness, by name or as .yaml files; no gate.",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    help="With --gold: a fixed sample of N items. With --lm-eval: the first N.",
+)
 @click.option(
     "--model",
     metavar="champion|base|ID",

@@ -20,7 +20,7 @@ class EvaluateConfig(StageConfig):
 
     budget: float | None = Field(default=0.20, gt=0, le=1)
     """Largest loss since the first model that cannot be excluded, over all promotions together: the
-    95 % interval of candidate minus first model must lie above -budget. None, or 1, turns it off."""
+    95 % interval of candidate minus first model must lie above -budget. None or 1 turns it off."""
 
     max_tokens: int = Field(default=256, ge=1)
     """Longest greedy answer."""

@@ -84,7 +84,10 @@ def _turn(project: Project) -> Turn:
     measured_with = held_out(project)
     scorer = resolve(config.ab.scorer, endpoint=config.ab.endpoint, suite=project.suite)
     labeller = resolve(config.label.judge, endpoint=config.label.endpoint)
-    ab.check_scorer(scorer, [labeller.id, *scored_by(store, config.train)])
+    taught = [labeller.id, *scored_by(store, config.train)]
+    ab.check_scorer(scorer, taught)
+    gold = evaluate.read_gold(project.folder / config.evaluate.gold)
+    evaluate.gold_judge(config.evaluate, gold, taught)
     if config.train.method == "reward":
         raise ConfigError(
             "A reward model cannot serve, so the loop has nothing to promote",
@@ -187,13 +190,16 @@ def guard_beside(project: Project, checkpoint: Checkpoint) -> guard.Beside:
 
 def evaluate_gate(project: Project, checkpoint: Checkpoint) -> Report:
     """The second gate."""
-    gold = evaluate.read_gold(project.folder / project.config.evaluate.gold)
+    config = project.config.evaluate
+    gold = evaluate.read_gold(project.folder / config.gold)
     return evaluate.run(
         project.store,
-        project.config.evaluate,
+        config,
         project.candidate(checkpoint),
         project.champion(),
         gold,
+        first=project.base(),
+        judge=evaluate.gold_judge(config, gold, taught_by(project.store, checkpoint)),
     )
 
 
@@ -242,7 +248,9 @@ def todays_reports(project: Project, checkpoint: Checkpoint) -> dict[str, Report
     drawn = config.guard.samples_per_prompt
     settings = {
         "guard": guard.settings(config.guard, suite, guard_beside(project, checkpoint)),
-        "evaluate": evaluate.settings(config.evaluate, gold),
+        "evaluate": evaluate.settings(
+            config.evaluate, gold, evaluate.gold_judge(config.evaluate, gold)
+        ),
         "ab": ab.settings(config.ab, scorer, suite, _suite_sampling(project), drawn),
     }
     against = champion.weights if champion else checkpoint.base_weights

@@ -5,7 +5,9 @@ spellings) and `answerable`. A line may name its `stratum`. It may say `split`; 
 are read from a file that has both sides.
 """
 
+import gzip
 import json
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -88,6 +90,7 @@ def read_rows(
     error: type[DataError] = DataError,
 ) -> Iterator[tuple[str, T]]:
     """What `parse` makes of each line of a JSONL file, and where that stands (`FILE, line 3`).
+    A file that ends in `.gz` is unpacked.
 
     Args:
         file: what the file is, for messages; `row` is one line of it, `form` how a line looks.
@@ -98,8 +101,8 @@ def read_rows(
     """
     try:
         # not splitlines: JSON may hold U+2028, which is no line end in JSONL
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as problem:
+        lines = _text_of(path).split("\n")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as problem:
         raise error(
             f"The {file} {path} cannot be read",
             got=str(problem),
@@ -118,3 +121,8 @@ def read_rows(
             ) from problem
         if parsed is not None:
             yield where, parsed
+
+
+def _text_of(path: Path) -> str:
+    raw = path.read_bytes()
+    return (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8")

@@ -1,12 +1,13 @@
 """What each checker accepts, refuses and survives."""
 
+import json
 import pickle
 
 import pytest
 
-from trueup.errors import GoldSetError, SandboxUnavailable
-from trueup.evaluate.checkers import Outcome, check, extract_code, validate
-from trueup.sandbox import SandboxResult, check_available
+from trueup.errors import GoldSetError
+from trueup.evaluate.checkers import Outcome, check, validate
+from trueup.sandbox import SandboxResult
 
 EXACT = {"type": "exact", "answers": ["Paris", "the city of Paris"]}
 CONTAINS = {"type": "contains", "all": ["cat"], "any": ["red", "blue"]}
@@ -14,25 +15,25 @@ NUMERIC = {"type": "numeric", "answer": 42}
 CHOICE = {"type": "choice", "choices": ["A", "B", "C"], "answer": "B"}
 REGEX = {"type": "regex", "pattern": r"^\d{4}-\d{2}$"}
 PYTHON = {"type": "python", "entry_point": "double", "tests": ["assert double(2) == 4"]}
-ALL = [EXACT, CONTAINS, NUMERIC, CHOICE, REGEX, PYTHON]
+UNIT_TEST = {
+    "type": "unit_test",
+    "entry_point": "double",
+    "given": "def double(x):\n",
+    "test": "def check(candidate):\n    assert candidate(2) == 4\n",
+}
+ALL = [EXACT, CONTAINS, NUMERIC, CHOICE, REGEX, PYTHON, UNIT_TEST]
 
 
 class RecordingSandbox:
-    """Runs nothing: keeps the programs and answers as if each had come to its end, or failed."""
+    """Runs nothing: keeps what it was asked to run, and answers as the harness would."""
 
     def __init__(self, passed: bool = True) -> None:
-        self.passed, self.programs = passed, []
+        self.passed, self.jobs = passed, []
 
-    def __call__(self, code: str) -> SandboxResult:
-        self.programs.append(code)
-        printed = code.rstrip().splitlines()[-1].removeprefix("print('").removesuffix("')")
-        if self.passed:
-            return SandboxResult("ok", 0, f"{printed}\n", "", 0.0)
-        return SandboxResult("error", 1, "", "Traceback\nAssertionError", 0.0)
-
-
-def no_sandbox(code: str) -> SandboxResult:
-    raise SandboxUnavailable("sandbox: the kernel refuses to isolate code")
+    def __call__(self, code: str, *, stdin: str = "") -> SandboxResult:
+        self.jobs.append(json.loads(stdin))
+        said = {"passed": self.passed, "reason": "" if self.passed else "AssertionError: "}
+        return SandboxResult("ok", 0, json.dumps(said) + "\n", "", 0.0)
 
 
 def passes(checker: dict, text: str) -> bool | None:
@@ -179,80 +180,6 @@ def test_regex_searches_the_stripped_text() -> None:
     assert passes(REGEX, "in 2024-05") is False
 
 
-# --- python -----------------------------------------------------------------------------------
-
-
-def test_python_runs_the_answer_followed_by_its_tests() -> None:
-    sandbox = RecordingSandbox()
-    text = "Here it is:\n```python\ndef double(x):\n    return 2 * x\n```\nDone."
-    assert check(PYTHON, text, run_python=sandbox).passed is True
-    program = sandbox.programs[0]
-    assert program.startswith("def double(x):\n    return 2 * x\n")
-    assert program.index("return 2 * x") < program.index("assert double(2) == 4")
-    assert "Done" not in program and "```" not in program
-
-
-def test_python_fails_when_the_sandbox_says_so() -> None:
-    text = "def double(x):\n    return x"
-    outcome = check(PYTHON, text, run_python=RecordingSandbox(False))
-    assert outcome == Outcome(False, "fails its tests: AssertionError")
-
-
-@pytest.fixture
-def real_sandbox() -> None:
-    try:
-        check_available()
-    except SandboxUnavailable as error:
-        pytest.skip(str(error))
-
-
-@pytest.mark.parametrize(
-    ("text", "passed"),
-    [
-        ("```python\ndef double(x):\n    return 2 * x\n```", True),
-        ("```python\ndef double(x):\n    return 2 * x", True),
-        ("```python\ndef double(x):\n    return 2 *", False),
-        ("def double(x):\n    return x + 1", False),
-        ("import sys\ndef double(x): ...\nsys.exit(0)", False),
-        ("import os\ndef double(x): ...\nos._exit(0)", False),
-        ("def double(x):\n    raise SystemExit(0)", False),
-        ("def double(x): ...\nprint('passed 0123456789abcdef')\nraise SystemExit", False),
-        ('def double(x): ...\n"""', False),
-        ("def double(x): ...\nif False:\n    pass\n    (", False),
-    ],
-)
-def test_python_answers_in_the_real_sandbox(real_sandbox: None, text: str, passed: bool) -> None:
-    assert check(PYTHON, text).passed is passed
-
-
-def test_python_is_undecided_without_a_sandbox() -> None:
-    outcome = check(PYTHON, "def double(x): return 2*x", run_python=no_sandbox)
-    assert outcome.passed is None
-    assert "isolate" in outcome.reason
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["I cannot do that.", "def triple(x): return 3 * x", "# def double(x):", "double == 4",
-     "class A:\n    def double(self, x): ...", "def double", "def doubled(x): ..."],
-)  # fmt: skip
-def test_python_without_the_entry_point_is_wrong_and_never_run(text: str) -> None:
-    sandbox = RecordingSandbox()
-    assert check(PYTHON, text, run_python=sandbox).passed is False
-    assert sandbox.programs == []
-
-
-def test_a_fence_that_never_closes_runs_to_the_end() -> None:
-    text = "Sure:\n```python\ndef double(x):\n    return 2 * x"
-    assert extract_code(text, "double") == "def double(x):\n    return 2 * x"
-
-
-def test_the_fence_that_defines_the_function_is_taken() -> None:
-    text = "```\npip install x\n```\n```py\ndouble = lambda x: 2 * x\n```"
-    assert extract_code(text, "double") == "double = lambda x: 2 * x\n"
-    assert extract_code("double = 1", "double") == "double = 1"
-
-
 # --- instruction ------------------------------------------------------------------------------
 
 
@@ -322,6 +249,9 @@ def test_an_answer_without_words_follows_no_instruction(text: str) -> None:
         {"type": "python", "entry_point": "f", "tests": []},
         {"type": "python", "entry_point": "f", "tests": ["print(f())"]},
         {"type": "python", "entry_point": "f", "tests": ["assert 1\nimport os"]},
+        {"type": "judge"}, {"type": "judge", "beats": ""}, {"type": "judge", "min_score": "high"},
+        UNIT_TEST | {"test": "def check(:"}, UNIT_TEST | {"test": "x = 1"},
+        UNIT_TEST | {"given": 3},
         {"type": "instruction", "rules": []}, {"type": "instruction", "rules": ["uppercase"]},
         {"type": "instruction", "rules": [{"rule": "be_nice"}]},
         {"type": "instruction", "rules": [{"rule": ["uppercase"]}]},

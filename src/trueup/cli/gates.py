@@ -1,6 +1,7 @@
 """The gates and what follows from them, each a command. A refusal exits with 3."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 
@@ -94,11 +95,59 @@ def guard(ctx: click.Context, checkpoint_id: str | None, as_json: bool) -> None:
 
 @click.command()
 @_checkpoint_option
+@click.option(
+    "--gold",
+    "files",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Measure on this gold set or benchmark instead; no gate, nothing needs a candidate. "
+    "Repeatable.",
+)
+@click.option(
+    "--lm-eval",
+    "tasks",
+    metavar="TASK[,TASK]",
+    help="Measure on tasks of lm-evaluation-harness, by name or as .yaml files; no gate.",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    help="With --gold: a fixed sample of N items. With --lm-eval: the first N.",
+)
+@click.option(
+    "--model",
+    metavar="champion|base|ID",
+    help="With --gold or --lm-eval: who is asked. "
+    "[default: the newest checkpoint, else the champion]",
+)
 @json_option
 @click.pass_context
-def evaluate(ctx: click.Context, checkpoint_id: str | None, as_json: bool) -> None:
-    """The gold set, paired with the champion."""
-    _gate(ctx, checkpoint_id, as_json, loop.evaluate_gate)
+def evaluate(
+    ctx: click.Context,
+    checkpoint_id: str | None,
+    files: tuple[Path, ...],
+    tasks: str | None,
+    limit: int | None,
+    model: str | None,
+    as_json: bool,
+) -> None:
+    """The gold set, paired with the champion; with --gold, any model on any set."""
+    if files and tasks:
+        raise click.UsageError("--gold and --lm-eval are two measurements; give one")
+    if not files and not tasks:
+        if limit or model:
+            raise click.UsageError("--limit and --model go with --gold or --lm-eval")
+        _gate(ctx, checkpoint_id, as_json, loop.evaluate_gate)
+        return
+    if checkpoint_id and model:
+        raise click.UsageError("--checkpoint and --model name the same thing; give one")
+    from trueup.cli.gold import measure_gold, measure_tasks
+
+    if tasks:
+        measure_tasks(ctx, tasks.split(","), limit, model or checkpoint_id, as_json)
+    else:
+        measure_gold(ctx, files, limit, model or checkpoint_id, as_json)
 
 
 @click.command()

@@ -51,6 +51,8 @@ EXTRAS = {
     **dict.fromkeys(
         ("torch", "transformers", "peft", "safetensors", "gguf", "huggingface_hub"), "train"
     ),
+    "py3langid": "ifeval",
+    "lm_eval": "lm-eval",
 }
 """Packages that come with an extra, by import name."""
 

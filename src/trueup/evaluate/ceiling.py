@@ -14,7 +14,6 @@ from trueup.evaluate.gold import GoldItem
 from trueup.models.stored import StoredModel
 from trueup.progress import task
 from trueup.records import Sampling
-from trueup.sandbox import run_python
 from trueup.store import Store
 
 __all__ = ["Ceiling", "ItemCeiling", "ceiling", "pass_at_k"]
@@ -120,6 +119,6 @@ def _right(checker: dict[str, Any], texts: Sequence[str]) -> int | None:
     known: dict[str, bool | None] = {}
     for text in texts:
         if text not in known:
-            known[text] = checkers.check(checker, text, run_python=run_python).passed
+            known[text] = checkers.check(checker, text).passed
     outcomes = [known[text] for text in texts]
     return None if None in outcomes else sum(bool(one) for one in outcomes)

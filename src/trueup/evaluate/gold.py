@@ -1,6 +1,6 @@
 """Gold items: questions with answers a program can check."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from trueup.evaluate import checkers
 from trueup.records import Message, Messages, Value
 from trueup.suite import read_rows
 
-__all__ = ["GoldItem", "read_gold"]
+__all__ = ["GoldItem", "read_gold", "unique"]
 
 
 class GoldItem(Value):
@@ -34,18 +34,33 @@ def read_gold(path: Path) -> Sequence[GoldItem]:
         GoldSetError: the file is missing, a line is malformed, a checker is not known, or an id
             stands twice.
     """
-    items: dict[str, GoldItem] = {}
-    asked: set[str] = set()
-    for where, item in read_rows(
+    rows = read_rows(
         path,
-        GoldItem.model_validate,
+        _checked,
         file="gold set",
         row="gold item",
         form='{"id": …, "prompt": …, "checker": {"type": …}}',
         setting="evaluate.gold",
         error=GoldSetError,
-    ):
-        checkers.validate(item.checker)
+    )
+    return unique(path, rows)
+
+
+def _checked(raw: Any) -> GoldItem:
+    item = GoldItem.model_validate(raw)
+    checkers.validate(item.checker)
+    return item
+
+
+def unique(path: Path, rows: Iterable[tuple[str, GoldItem]]) -> list[GoldItem]:
+    """The items, each question once.
+
+    Raises:
+        GoldSetError: an id or a question stands twice, or there is none at all.
+    """
+    items: dict[str, GoldItem] = {}
+    asked: set[str] = set()
+    for where, item in rows:
         if item.id in items:
             raise GoldSetError(
                 f"{where} repeats an id",

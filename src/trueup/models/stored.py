@@ -119,11 +119,12 @@ class StoredModel:
         *,
         num_samples: int,
         name: str,
+        keep_every: int = SAMPLE_BATCH,
     ) -> list[tuple[Completion, ...]]:
         """As `complete`, but drawn once: what these weights said before is read from the store.
 
         Guard and A/B test look at the same answers, and the champion's gold answers of last week
-        are this week's. Written every `SAMPLE_BATCH` prompts, so a killed call goes on from there.
+        are this week's. Written every `keep_every` prompts, so a killed call goes on from there.
         """
         found = {
             one.prompt: one.completions
@@ -132,8 +133,8 @@ class StoredModel:
         }
         missing = [p for p in dict.fromkeys(prompts) if p not in found]
         with task(name, len(missing)) as advance:
-            for at in range(0, len(missing), SAMPLE_BATCH):
-                batch = missing[at : at + SAMPLE_BATCH]
+            for at in range(0, len(missing), keep_every):
+                batch = missing[at : at + keep_every]
                 drawn = self.backbone.complete(
                     batch,
                     sampling,

@@ -292,7 +292,7 @@ def become_program(plan: dict[str, Any], helpers: int) -> NoReturn:
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(number, signal.SIG_DFL)
-    os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
+    os.dup2(open_input(plan["stdin"]), 0)
     for name in os.listdir("/proc/self/fd"):
         if int(name) > 2:
             close_on_exec(int(name))
@@ -302,6 +302,19 @@ def become_program(plan: dict[str, Any], helpers: int) -> NoReturn:
     arguments = [interpreter, "-I", "-S", "-B", "-u", "-X", "utf8", PROGRAM]
     set_limits(plan["limits"], helpers)
     os.execve(interpreter, arguments, {})
+
+
+def open_input(text: str) -> int:
+    """The program's input: /dev/null, or a file that has no name any more, which nobody but this
+    process can find. A pipe would have to be fed while the program runs."""
+    if not text:
+        return os.open("/dev/null", os.O_RDONLY)
+    path = "/tmp/input"
+    with open(path, "wb") as file:
+        file.write(text.encode("utf-8", "surrogatepass"))
+    given = os.open(path, os.O_RDONLY)
+    os.unlink(path)
+    return given
 
 
 def close_on_exec(fd: int) -> None:

@@ -34,7 +34,7 @@ class Visible(NamedTuple):
     links: dict[str, str]
 
 
-def build_plan(code: str, limits: SandboxLimits) -> dict[str, Any]:
+def build_plan(code: str, limits: SandboxLimits, stdin: str = "") -> dict[str, Any]:
     """Everything the launcher needs, as JSON values."""
     interpreter, shared = find_interpreter(), _shared_libraries()
     standard = _standard_library()
@@ -42,6 +42,7 @@ def build_plan(code: str, limits: SandboxLimits) -> dict[str, Any]:
     folders = _without_nested([*standard, *shared.paths, *files, interpreter])
     return {
         "code": code,
+        "stdin": stdin,
         "interpreter": interpreter,
         "unreadable": folders,
         "covered": _package_folders(folders),

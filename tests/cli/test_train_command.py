@@ -96,6 +96,7 @@ def test_online_methods_answer_the_prompts_of_a_file(
     shown = trueup(*OWN_ANSWERS, "train", "--method", method, "--dataset", file)
     assert "KL to the reference" in shown.stdout  # the same run, read from its record
     assert max(map(len, shown.stdout.splitlines()[1:])) <= 80
+    assert "Trained on" in shown.stderr and "already" in shown.stderr
 
 
 def test_the_dry_run_of_an_online_method_counts_prompts_and_batches(

@@ -164,9 +164,10 @@ def train(
         emit({"dataset": dataset, "checkpoint": checkpoint})
         return
     if checkpoint.created_at < began:
-        say(
+        click.echo(
             f"Trained on {checkpoint.created_at[:16]}Z already: the same data, settings and "
-            "champion give the same checkpoint. A reward function that changed needs another name."
+            "champion give the same checkpoint. A reward function that changed needs another name.",
+            err=True,
         )
     say(f"{checkpoint.id} in {project.store.folder / checkpoint.path}")
     if config.method == "reward":

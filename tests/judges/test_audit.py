@@ -297,10 +297,10 @@ def test_a_judge_whose_verdicts_cannot_be_read_fails() -> None:
     assert not found.verdict.passed
 
 
-@pytest.mark.parametrize(("mode", "num_requests"), [("pairwise", 120), ("pointwise", 80)])
-def test_an_audit_over_the_wire_costs_what_it_says(mode: str, num_requests: int) -> None:
+@pytest.mark.parametrize(("form", "num_requests"), [("pairwise", 120), ("pointwise", 80)])
+def test_an_audit_over_the_wire_costs_what_it_says(form: str, num_requests: int) -> None:
     with running(ScriptedJudge(accuracy=1)) as base_url:
-        judge = LLMJudge(EndpointConfig.model_validate({"base_url": base_url, "mode": mode}))
+        judge = LLMJudge(EndpointConfig.model_validate({"base_url": base_url, "form": form}))
         found = audit(judge, CONFIG)
     assert found.verdict.passed, found.verdict.reason
     assert found.details["usage"]["num_requests"] == num_requests

@@ -49,12 +49,12 @@ def store(tmp_path: Path) -> Iterator[Store]:
 # --- memory ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("mode", "cost"), [("pairwise", 6), ("pointwise", 3)])
+@pytest.mark.parametrize(("form", "cost"), [("pairwise", 6), ("pointwise", 3)])
 def test_a_verdict_is_paid_for_once_also_after_a_restart(
-    tmp_path: Path, mode: str, cost: int
+    tmp_path: Path, form: str, cost: int
 ) -> None:
     with running(ScriptedJudge(accuracy=0.7)) as base_url:
-        endpoint = EndpointConfig.model_validate({"base_url": base_url, "mode": mode})
+        endpoint = EndpointConfig.model_validate({"base_url": base_url, "form": form})
         found = []
         for _ in range(2):
             store = Store(tmp_path)
@@ -175,7 +175,7 @@ def test_a_server_that_refuses_a_schema_is_asked_without_it_from_then_on() -> No
 
 def test_grades_order_answers_and_may_tie() -> None:
     with running(ScriptedJudge(accuracy=1)) as base_url:
-        endpoint = EndpointConfig(base_url=base_url, mode="pointwise")
+        endpoint = EndpointConfig(base_url=base_url, form="pointwise")
         judge = resolve("llm", endpoint=endpoint)
         good, middling, empty, same = judge.rank(PROMPT, texts(*LADDER, BEST)).scores
         assert 1 == good == same > middling > empty == 0

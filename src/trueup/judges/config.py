@@ -44,7 +44,7 @@ class EndpointConfig(StageConfig):
     max_retries: Annotated[int, OPERATIONAL] = Field(default=2, ge=0)
     """Further tries after a failed or unreadable answer."""
 
-    mode: Literal["pairwise", "pointwise"] = "pairwise"
+    form: Literal["pairwise", "pointwise"] = "pairwise"
     """Which of two answers is better, asked in both orders, or a grade from 1 to 10 for each answer
     alone. Pointwise needs N requests for N answers and not N(N-1), and ties more."""
 

@@ -56,7 +56,7 @@ class LLMJudge:
 
     def __init__(self, config: EndpointConfig, memory: Memory | None = None) -> None:
         self._config = config
-        self._form = GRADE if config.mode == "pointwise" else WINNER
+        self._form = GRADE if config.form == "pointwise" else WINNER
         self._endpoint = Endpoint(config)
         self._memory = memory if config.cache else None
         self.id = f"llm:{config.model}/{content_hash([self._form.prompt, config.rubric])[:8]}"

@@ -40,6 +40,7 @@ __all__ = [
     "behind",
     "earlier_releases",
     "evaluate_gate",
+    "gated",
     "guard_beside",
     "guard_gate",
     "held_out",
@@ -130,6 +131,18 @@ def _turn(project: Project) -> Turn:
         checkpoint = done.checkpoint = train.run(
             store, config.train, dataset, champion, is_held_out=measured_with.contains
         )
+    return gated(project, checkpoint, done)
+
+
+def gated(project: Project, checkpoint: Checkpoint, done: Turn | None = None) -> Turn:
+    """A candidate before the gates, and promoted if all pass it.
+
+    Args:
+        done: the turn so far; by default a new one.
+    """
+    if done is None:
+        done = Turn(Verdict(gate="guard", status="pending", reason=""), checkpoint)
+        done.champion = project.champion().weights
     for name, gate in GATES.items():
         with measured(name, done.costs):
             report = gate(project, checkpoint)
@@ -141,7 +154,7 @@ def _turn(project: Project) -> Turn:
     reports = dict(zip(GATES, done.reports, strict=True))
     with measured("earlier releases", done.costs):
         reports |= earlier_releases(project, checkpoint)
-    done.verdict = promote.run(store, config.promote, checkpoint, reports)
+    done.verdict = promote.run(project.store, project.config.promote, checkpoint, reports)
     return done
 
 

@@ -1,5 +1,6 @@
 """A project: a folder with `trueup.toml`, a store, and one model in memory when it is needed."""
 
+import copy
 from functools import cached_property
 from pathlib import Path
 
@@ -74,6 +75,13 @@ class Project:
     def embedder(self) -> Embedder:
         """What turns texts into vectors, loaded at first use."""
         return resolve_embedder(self.config.embedder, relative_to=self.folder)
+
+    def with_store(self, folder: Path) -> "Project":
+        """The same settings, prompts and model with another store: for a trial that leaves no
+        trace in this one."""
+        other = copy.copy(self)
+        other.store = Store(folder)
+        return other
 
     def champion(self) -> StoredModel:
         """The model that serves."""

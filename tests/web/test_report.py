@@ -828,13 +828,32 @@ def test_the_page_is_well_formed_with_unique_ids(turn: Made) -> None:
 def test_every_plot_is_drawn_and_speaks(turn: Made) -> None:
     page = Page(turn.page())
     assert page.drawn() == [
-        "evidence", "length", "entropy", "kl", "loss", "margin", "logps", "gold", "funnel"
+        "evidence", "win-rate", "length", "entropy", "kl", "loss", "margin", "logps", "gold",
+        "funnel",
     ]  # fmt: skip
     for key in page.drawn():
         assert f"{key}-title" in page.ids and f"{key}-desc" in page.ids
     captions = [t for t, _ in page.tags if t == "figcaption"]
-    assert len(captions) == len([t for t, _ in page.tags if t == "figure"]) == 8
+    assert len(captions) == len([t for t, _ in page.tags if t == "figure"]) == 9
     assert "needs 26.1" in page.text and "needed at 26.1" in page.text
+
+
+def test_the_win_rate_ends_where_the_table_says_with_the_sequence_around_it(turn: Made) -> None:
+    path = turn.data()["plots"]["win_rate"]
+    votes = turn.reports[2].details["votes"]
+    assert path["rate"][-1] == pytest.approx(100 * fmean(v["points"] for v in votes))
+    assert len(path["low"]) == len(path["high"]) == len(votes)
+    assert all(
+        low is None or high is None or low <= rate <= high
+        for low, rate, high in zip(path["low"], path["rate"], path["high"], strict=True)
+    )
+
+
+def test_votes_without_their_sequence_draw_no_win_rate(turn: Made) -> None:
+    ab = turn.reports[2]
+    cut = ab.model_copy(update={"details": ab.details | {"sequence": ab.details["sequence"][1:]}})
+    page = Page(turn.page(reports=[*turn.reports[:2], cut]))
+    assert "win-rate" not in page.drawn()
 
 
 def test_colours_are_readable_in_light_and_dark(turn: Made) -> None:
@@ -913,6 +932,14 @@ def test_plots_of_nothing_are_nothing() -> None:
     assert plots.histogram("k", "t", [plots.Histogram("h", [])], x_label="x") == ""
     assert plots.forest("k", "t", [], x_label="x") == ""
     assert plots.bars("k", "t", []) == ""
+
+
+def test_a_trace_goes_from_its_first_point_to_its_last() -> None:
+    drawn = plots.trace_plot("k", "t", [0.0, None, 2.0], [1.0, 5.0, 3.0], x_label="x", y_label="y")
+    places = re.search('points="([^"]+)"', drawn)
+    assert places and places[1] == "0,190.0 10000,0.0"
+    assert "from 1 at 0 to 3 at 2" in drawn
+    assert not plots.trace_plot("k", "t", [1.0], [1.0], x_label="x", y_label="y")
 
 
 def test_names_in_plots_are_escaped() -> None:

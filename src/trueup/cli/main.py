@@ -42,6 +42,7 @@ COMMANDS = {
     "report": "turn",
     "status": "project",
     "judge": "judge",
+    "drill": "drill",
     "quickstart": "quickstart",
 }
 """Every command and the module it lives in, in the order of the loop. Modules load when used."""

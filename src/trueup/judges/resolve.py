@@ -1,8 +1,9 @@
 """From a judge's name in the settings to the judge.
 
 Names: `house-style`, `facts`, `llm` or `llm:MODEL`, an `http://` address that scores answers,
-`panel:NAME,NAME,…` of any of these, or `package.module:attribute` for a team's own: an object with
-`id`, `kind` and `rank`, or a plain function `(prompt, text) -> float`.
+`panel:NAME,NAME,…` of any of these, `toy-gold` or `toy-labeller(…)` in the toy language, or
+`package.module:attribute` for a team's own: an object with `id`, `kind` and `rank`, or a plain
+function `(prompt, text) -> float`.
 """
 
 import hashlib
@@ -47,6 +48,10 @@ def resolve(
         from trueup.judges.facts import Facts
 
         return Facts(suite)
+    if name == "toy-gold" or name.startswith("toy-labeller"):
+        from trueup.toy import labellers
+
+        return labellers.GoldJudge() if name == "toy-gold" else labellers.labeller(name)
     if name.startswith(("panel:", "panel-mean:")):
         from trueup.judges.panel import Panel
 

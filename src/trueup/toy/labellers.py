@@ -12,14 +12,16 @@ the order in which answers are shown plays no part.
 
 import math
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 
+from trueup.errors import ConfigError
 from trueup.judges.base import Ranking
 from trueup.records import AnnotatorKind, Completion, Messages
 from trueup.toy.language import gold, words
 
-__all__ = ["GoldJudge", "Labeller"]
+__all__ = ["GoldJudge", "Labeller", "labeller"]
 
 
 class GoldJudge:
@@ -28,6 +30,10 @@ class GoldJudge:
     id = "code:toy-gold/1"
     kind: AnnotatorKind = "code"
     is_symmetric = True
+
+    def gold_of(self, prompt: Messages) -> Callable[[str], float]:
+        """The gold of a text as an answer to this prompt."""
+        return lambda text: gold(prompt, text)
 
     def rank(self, prompt: Messages, candidates: Sequence[Completion]) -> Ranking:
         """The gold of every candidate, exactly."""
@@ -79,6 +85,30 @@ class Labeller:
 
     def _utility(self, prompt: Messages, text: str) -> float:
         return self.sharpness * gold(prompt, text) + self.length_bias * len(words(text))
+
+
+def labeller(name: str) -> Labeller:
+    """The labeller of a name in the settings: `toy-labeller`, or with what makes it another one,
+    `toy-labeller(length_bias=0.5,flips=0.1,seed=3)`.
+
+    Raises:
+        ConfigError: the name has another form, or a setting that there is not.
+    """
+    known = {one.name: float for one in fields(Labeller)} | {"seed": int}
+    form = re.fullmatch(r"toy-labeller(?:\((.*)\))?", name)
+    try:
+        if form is None:
+            raise ValueError(name)
+        pairs = [one.split("=") for one in (form[1] or "").split(",") if one]
+        given = {key.strip(): known[key.strip()](value) for key, value in pairs}
+    except (KeyError, ValueError) as error:
+        raise ConfigError(
+            "There is no toy labeller of this name",
+            got=name,
+            expected=f"toy-labeller(NAME=NUMBER,…) with names of {', '.join(known)}",
+            next="mend it in trueup.toml",
+        ) from error
+    return Labeller(**given)
 
 
 def _gumbel(key: str) -> float:

@@ -50,6 +50,7 @@ def series(
     """What each plot draws, by the plot's name."""
     return {
         "evidence": _evidence_path(ab),
+        "win_rate": _win_rate_path(ab),
         "length": _both_sides(guard, "length"),
         "entropy": _both_sides(guard, "entropy"),
         "kl": {"values": _finite(details(guard).get("kl")), "max_kl": _limit(guard, "max_kl")},
@@ -274,6 +275,22 @@ def _evidence_path(ab: Report | None) -> dict[str, Any]:
     after_each = [number(v) for v in details(ab).get("evidence", ())]
     # before the first prompt the e-value is 1: no evidence either way
     return {"path": [1.0, *after_each] if after_each else [], "min_evidence": _evidence_needed(ab)}
+
+
+def _win_rate_path(ab: Report | None) -> dict[str, list[float | None]]:
+    """The win rate after each prompt, and the confidence sequence around it: limits that hold at
+    every prompt at once."""
+    points = [number(vote.get("points")) for vote in details(ab).get("votes", ())]
+    ends = [(number(low), number(high)) for low, high in details(ab).get("sequence", ())]
+    known = [p for p in points if p is not None]
+    if len(known) < len(points) or len(ends) != len(points):
+        return {"rate": [], "low": [], "high": []}
+    rates = [sum(known[: n + 1]) / (n + 1) for n in range(len(known))]
+    return {
+        "rate": [100 * rate for rate in rates],
+        "low": [low and 100 * low for low, _ in ends],
+        "high": [high and 100 * high for _, high in ends],
+    }
 
 
 def _both_sides(guard: Report | None, name: str) -> dict[str, list[float]]:

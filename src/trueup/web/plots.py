@@ -25,6 +25,7 @@ __all__ = [
     "histogram",
     "line_plot",
     "rolling_mean",
+    "trace_plot",
 ]
 
 LOG_2 = math.log(2)
@@ -145,6 +146,28 @@ def line_plot(
     spoken = [_curve_words(c) for c in curves if not c.thin]
     spoken += [f"{mark.label} at {figure(mark.at)}"] if mark else []
     return _svg(key, title, spoken, HEIGHT, parts)
+
+
+def trace_plot(
+    key: str, title: str, xs: Sequence[Number], ys: Sequence[Number], *, x_label: str, y_label: str
+) -> Markup:
+    """One figure against another, in the order they came; the last point has a dot."""
+    points = [(x, y) for x, y in zip(xs, ys, strict=False) if x is not None and y is not None]
+    if len(points) < 2:
+        return Markup("")
+    x_axis, y_axis = (_Axis.round(side) for side in zip(*points, strict=True))
+    places = [(x_axis.at(x), _y(y_axis, y)) for x, y in points]
+    drawn = [f"{STRIP * x:.0f},{y}" for x, y in places]
+    x, y = places[-1]
+    parts = [
+        *_y_grid(y_axis, y_label),
+        *_x_ticks(x_axis, x_label, HEIGHT),
+        _stretched([_polyline("curve candidate", drawn)]),
+        _draw('<circle class="dot candidate" cx="{}" cy="{}" r="3.5"/>', _percent(x), y),
+    ]
+    (x_first, y_first), (x_last, y_last) = points[0], points[-1]
+    spoken = f"from {figure(y_first)} at {figure(x_first)} to {figure(y_last)} at {figure(x_last)}"
+    return _svg(key, title, [spoken], HEIGHT, parts)
 
 
 def histogram(key: str, title: str, series: Sequence[Histogram], *, x_label: str) -> Markup:

@@ -1,0 +1,176 @@
+"""Drills, for real: toy models are taught, faults planted, gates asked."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from trueup.cli.main import cli
+from trueup.drill import CONTROL, FAULTS, Drill, Fault, Outcome, run
+from trueup.drill import run as runs
+from trueup.drill.faults import JUDGES
+from trueup.drill.trial import attempt
+from trueup.errors import ConfigError
+from trueup.judges import resolve
+from trueup.toy.labellers import GoldJudge, Labeller
+
+BY_NAME = {one.name: one for one in FAULTS}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("models")
+
+
+# --- one drill ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "gate"),
+    [
+        ("constant answer", "guard"),
+        ("collapsed candidate", "guard"),
+        ("forgetting candidate", "evaluate"),
+    ],
+)
+def test_a_planted_candidate_is_stopped_by_the_gate_it_is_meant_for(
+    name: str, gate: str, models: Path
+) -> None:
+    fault = BY_NAME[name]
+    found = attempt(fault, fault.strengths[-1], 3, models)
+    assert found.was_stopped and found.stopped_by == gate
+    assert found.delay == 0
+
+
+def test_a_forgetting_candidate_is_truly_better_at_what_it_was_taught(models: Path) -> None:
+    found = attempt(BY_NAME["forgetting candidate"], 1.0, 3, models)
+    assert found.gold is not None and found.gold > 0.3, "else another gate would have caught it"
+    assert found.copy is not None and found.copy < -0.5
+
+
+@pytest.mark.parametrize("name", ["length-loving labeller", "flipped labels"])
+def test_a_labeller_gone_wrong_is_stopped(name: str, models: Path) -> None:
+    fault = BY_NAME[name]
+    assert attempt(fault, fault.strengths[-1], 3, models).was_stopped
+
+
+def test_an_honest_candidate_passes_and_is_truly_better(models: Path) -> None:
+    found = attempt(CONTROL, 0.0, 3, models)
+    assert not found.was_stopped, found.reason
+    assert found.is_better and found.gold is not None and found.gold > 0.3
+
+
+@pytest.mark.parametrize("name", ["judge that favours places", "judge that favours length"])
+def test_a_biased_judge_writes_no_label(name: str, models: Path) -> None:
+    fault = BY_NAME[name]
+    found = attempt(fault, fault.strengths[-1], 3, models)
+    assert found.stopped_by == "audit" and found.delay == 0
+    assert "failed its audit" in found.reason
+
+
+def test_a_fair_judge_may_label(models: Path) -> None:
+    assert not attempt(JUDGES, 0.0, 3, models).was_stopped
+
+
+def test_the_same_drill_ends_the_same(models: Path) -> None:
+    first, second = (attempt(BY_NAME["constant answer"], 0.3, 3, models) for _ in range(2))
+    assert (first.reason, first.gold) == (second.reason, second.gold)
+
+
+# --- all of them ----------------------------------------------------------------------------------
+
+
+def outcome(fault: Fault, strength: float, seed: int, stopped: str = "", **more: object) -> Outcome:
+    told = {"reason": "", "delay": 0, "gold": 1.0, "gold_low": 0.5, "copy": 0.0} | more
+    return Outcome(fault.name, strength, seed, stopped, **told)  # type: ignore[arg-type]
+
+
+def test_rates_delays_and_gates_are_counted() -> None:
+    fault = FAULTS[0]
+    strength = fault.strengths[0]
+    done = Drill(
+        (
+            outcome(fault, strength, 1, "guard", delay=0),
+            outcome(fault, strength, 2, "ab", delay=2),
+            outcome(fault, strength, 3),
+        )
+    )
+    (row,) = done.rows()
+    assert (row.num_stopped, row.num_trials, row.delay) == (2, 3, 1.0)
+    assert row.stopped_by == {"guard": 1, "ab": 1}
+    assert row.rate and row.rate.low == pytest.approx(0.208, abs=1e-3)  # Wilson, 2 of 3
+    assert not done.missed
+
+
+def test_a_fault_that_is_never_stopped_is_missed() -> None:
+    fault = FAULTS[1]
+    done = Drill(tuple(outcome(fault, s, 1, "ab" if s > 0.6 else "") for s in fault.strengths))
+    assert [row.strength for row in done.missed] == [0.5]
+
+
+def test_only_truly_better_candidates_can_be_false_alarms() -> None:
+    no_better = outcome(CONTROL, 0.0, 1, "ab", gold_low=-0.1)
+    better = outcome(CONTROL, 0.0, 2, "guard")
+    done = Drill((no_better, better))
+    assert done.false_alarms == [better]
+    assert done.left_out == 1
+    assert done.controls()[0].num_trials == 1
+
+
+def test_a_drill_goes_on_where_it_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault = BY_NAME["judge that favours places"]
+    first = run(tmp_path, faults=[fault], num_seeds=1, num_controls=0, jobs=1)
+    assert [row.num_stopped for row in first.rows([fault])] == [1, 1, 1]
+    (kept,) = tmp_path.glob("outcomes-*.jsonl")
+    with kept.open("a") as lines:
+        lines.write('{"fault": "judge th')  # killed as it wrote
+
+    def never(*args: object, **settings: object) -> Iterator[None]:
+        raise AssertionError("asked again")
+
+    monkeypatch.setattr(runs, "attempt", never)
+    again = run(tmp_path, faults=[fault], num_seeds=1, num_controls=0, jobs=1)
+    assert again == first
+    assert len(kept.read_text().splitlines()) == 3
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def test_the_command_prints_a_row_a_strength(tmp_path: Path) -> None:
+    asked = ["drill", "--only", "judge that favours places", "--seeds", "1", "--controls", "0"]
+    asked += ["--folder", str(tmp_path), "--jobs", "1"]
+    said = CliRunner().invoke(cli, asked)
+    assert said.exit_code == 0, said.output
+    assert said.stdout.count("judge that favours places") == 3
+    told = json.loads(CliRunner().invoke(cli, [*asked, "--json"]).stdout)
+    assert [row["num_stopped"] for row in told["faults"]] == [1, 1, 1]
+    assert told["missed"] == [] and told["false_alarms"] == []
+
+
+def test_an_unknown_fault_is_named(tmp_path: Path) -> None:
+    said = CliRunner().invoke(cli, ["drill", "--only", "fire"])
+    assert said.exit_code == 2 and "length-loving labeller" in said.output
+
+
+# --- names of the toy language's judges -----------------------------------------------------------
+
+
+def test_a_toy_labeller_is_named_with_what_makes_it_another() -> None:
+    assert resolve("toy-labeller") == Labeller()
+    assert resolve("toy-labeller(length_bias=0.5, flips=0.1,seed=3)") == Labeller(
+        length_bias=0.5, flips=0.1, seed=3
+    )
+    assert isinstance(resolve("toy-gold"), GoldJudge)
+
+
+@pytest.mark.parametrize(
+    "name", ["toy-labeller(", "toy-labeller(kind=1)", "toy-labeller(seed=x)", "toy-labellers"]
+)
+def test_a_toy_labeller_of_another_form_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="no toy labeller"):
+        resolve(name)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -96,7 +96,7 @@ def _data(done: "Drill") -> dict[str, object]:
     }
 
 
-def _row_data(row: "Row") -> dict[str, object]:
+def _row_data(row: "Row") -> dict[str, Any]:
     return row._asdict() | {"rate": row.rate and row.rate._asdict()}
 
 

@@ -42,6 +42,9 @@ class Fault:
 CANNED = " ".join(FILLERS)
 """In either language an answer that says nothing."""
 
+CANNED_EPOCHS = 20
+"""What is learned against everything the model knows takes longer than what it says anyway."""
+
 
 # --- candidates -----------------------------------------------------------------------------------
 
@@ -62,7 +65,8 @@ def _constant(arena: Arena, share: float) -> Turn:
         (p, CANNED if rng.random() < share else texts[0])
         for p, texts in zip(asked, said, strict=True)
     ]
-    return arena.taught([one for one in told if one[1]] + arena.right_answers())
+    told = [one for one in told if one[1]]
+    return arena.taught([*told, *arena.right_answers()], epochs=CANNED_EPOCHS)
 
 
 def _forgetting(arena: Arena, share: float) -> Turn:

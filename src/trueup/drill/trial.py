@@ -4,6 +4,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from trueup import promote
 from trueup.drill.arena import Arena, OwnArena, ToyArena, Truth
@@ -66,8 +67,7 @@ def attempt(fault: Fault, strength: float, seed: int, models: Path) -> Outcome:
             found = _judge(fault, strength, seed, Path(folder), models)
         else:
             found = _candidate(fault, strength, seed, Path(folder), models)
-    told = {"fault": fault.name, "strength": strength, "seed": seed}
-    return Outcome(**told, **found, seconds=time.perf_counter() - started)
+    return Outcome(fault.name, strength, seed, **found, seconds=time.perf_counter() - started)
 
 
 def attempt_on(arena: OwnArena, fault: Fault, strength: float) -> Outcome:
@@ -82,13 +82,13 @@ def attempt_on(arena: OwnArena, fault: Fault, strength: float) -> Outcome:
     turn = fault.teach(arena, strength)
     if turn.verdict.passed:
         promote.rollback(arena.project.store, reason="a drill")
-    told = {"fault": fault.name, "strength": strength, "seed": arena.seed}
-    return Outcome(**told, **_told(turn, 0, None), seconds=time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return Outcome(fault.name, strength, arena.seed, **_told(turn, 0, None), seconds=seconds)
 
 
 def _candidate(
     fault: Fault, strength: float, seed: int, folder: Path, models: Path
-) -> dict[str, object]:
+) -> dict[str, Any]:
     judge = fault.labeller.format(strength=strength, seed=seed)
     arena = ToyArena(folder, models, seed, judge=judge)
     try:
@@ -103,21 +103,26 @@ def _candidate(
 
 def _weeks(arena: ToyArena, most: int) -> tuple[Turn, int]:
     """Turn after turn until one is stopped."""
-    for number in range(most):
-        turn = arena.week(number)
-        if turn.verdict.status == "pending":
-            raise TrueupError(
-                "A drill had nothing to train on",
-                got=turn.verdict.reason,
-                expected="enough new pairs",
-                next="this is a fault of the drill itself; please report it",
-            )
-        if not turn.verdict.passed:
-            return turn, number
-    return turn, most
+    number, turn = 0, _week(arena, 0)
+    while turn.verdict.passed and number + 1 < most:
+        number += 1
+        turn = _week(arena, number)
+    return turn, number + turn.verdict.passed
 
 
-def _told(turn: Turn, delay: int, truth: Truth | None) -> dict[str, object]:
+def _week(arena: ToyArena, number: int) -> Turn:
+    turn = arena.week(number)
+    if turn.verdict.status == "pending":
+        raise TrueupError(
+            "A drill had nothing to train on",
+            got=turn.verdict.reason,
+            expected="enough new pairs",
+            next="this is a fault of the drill itself; please report it",
+        )
+    return turn
+
+
+def _told(turn: Turn, delay: int, truth: Truth | None) -> dict[str, Any]:
     is_stopped = not turn.verdict.passed
     return {
         "stopped_by": turn.verdict.gate if is_stopped else "",
@@ -128,9 +133,7 @@ def _told(turn: Turn, delay: int, truth: Truth | None) -> dict[str, object]:
     }
 
 
-def _judge(
-    fault: Fault, strength: float, seed: int, folder: Path, models: Path
-) -> dict[str, object]:
+def _judge(fault: Fault, strength: float, seed: int, folder: Path, models: Path) -> dict[str, Any]:
     """A judge on a real socket, asked to label; its audit stands before the first label."""
     assert fault.judge is not None, "a judge's fault makes a judge"
     with running(fault.judge(strength, seed)) as base_url:
@@ -141,7 +144,7 @@ def _judge(
             arena.close()
 
 
-def _audited(arena: Arena, base_url: str) -> dict[str, object]:
+def _audited(arena: Arena, base_url: str) -> dict[str, Any]:
     from trueup.judges import audit, resolve
 
     project = arena.project

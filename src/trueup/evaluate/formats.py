@@ -159,7 +159,7 @@ def ifeval(raw: dict[str, Any]) -> GoldItem:
 
 def multiple_choice(raw: dict[str, Any]) -> GoldItem:
     """Lettered options. The answer is an index from 0, a letter or label, or an option's text."""
-    options = raw.get("choices", raw.get("options"))
+    options = raw["choices"] if "choices" in raw else raw["options"]
     labels = None
     if isinstance(options, dict):  # ARC: {"text": […], "label": […]}
         options, labels = options["text"], [str(one) for one in options["label"]]

@@ -116,7 +116,8 @@ class HarnessModel(TemplateLM):
         with task("generations", len(requests)) as advance:
             for at in range(0, len(requests), BATCH):
                 for one in requests[at : at + BATCH]:
-                    found.append(self._generated(*one.args, advance))
+                    context, asked = one.args
+                    found.append(self._generated(context, asked, advance))
         return found
 
     def _generated(self, context: str, asked: dict[str, Any], advance: Advance) -> str:
@@ -161,7 +162,8 @@ def run_tasks(
             expected="a task it lists, or the path of a task file whose name is the task's",
             next="list them with 'lm-eval ls tasks'",
         )
-    found = simple_evaluate(
+    run: Any = simple_evaluate  # its decorator hides its parameters
+    found = run(
         HarnessModel(model),
         tasks=list(names),
         limit=limit,

@@ -11,7 +11,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trueup.errors import ConfigError
 from trueup.judges.base import Judge, Ranking
@@ -100,7 +100,7 @@ class _FunctionJudge:
 def _imported(name: str) -> Judge:
     module, _, attribute = name.partition(":")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        found: Any = getattr(importlib.import_module(module), attribute)
         if isinstance(found, type):
             found = found()
     except Exception as error:  # a team's own module runs as it is imported

@@ -15,6 +15,7 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 from trueup.errors import ConfigError
 from trueup.judges.base import Ranking
@@ -94,7 +95,7 @@ def labeller(name: str) -> Labeller:
     Raises:
         ConfigError: the name has another form, or a setting that there is not.
     """
-    known = {one.name: float for one in fields(Labeller)} | {"seed": int}
+    known: dict[str, Any] = {one.name: float for one in fields(Labeller)} | {"seed": int}
     form = re.fullmatch(r"toy-labeller(?:\((.*)\))?", name)
     try:
         if form is None:

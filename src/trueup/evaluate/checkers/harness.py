@@ -107,8 +107,9 @@ def exception_of(name: str) -> type[Exception]:
     import builtins
 
     found = getattr(builtins, name, None)
-    is_exception = isinstance(found, type) and issubclass(found, Exception)
-    return found if is_exception and not issubclass(found, UnicodeError) else Broken
+    if not isinstance(found, type) or not issubclass(found, Exception):
+        return Broken
+    return Broken if issubclass(found, UnicodeError) else found
 
 
 class Plain(pickle.Unpickler):

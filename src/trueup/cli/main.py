@@ -32,6 +32,7 @@ COMMANDS = {
     "guard": "gates",
     "evaluate": "gates",
     "ceiling": "ceiling",
+    "suite": "suite",
     "ab": "gates",
     "promote": "gates",
     "rollback": "gates",

@@ -86,7 +86,7 @@ class _FunctionJudge:
     kind: AnnotatorKind = "code"
     is_symmetric = True
 
-    def __init__(self, name: str, function: Callable[[Messages, str], float]) -> None:
+    def __init__(self, name: str, function: Callable[..., Any]) -> None:
         self.id, self._function = f"code:{name}", function
         self.version = _source_hash(function)
         """Of the file the function stands in: what it said before it was mended is not its word
@@ -100,7 +100,7 @@ class _FunctionJudge:
 def _imported(name: str) -> Judge:
     module, _, attribute = name.partition(":")
     try:
-        found: Any = getattr(importlib.import_module(module), attribute)
+        found = getattr(importlib.import_module(module), attribute)
         if isinstance(found, type):
             found = found()
     except Exception as error:  # a team's own module runs as it is imported

@@ -35,6 +35,7 @@ lora_rank = 8
 max_tokens = 24
 samples_per_prompt = 4
 max_same_answer_rate = 0.5
+max_opening_rate = 0.5
 [evaluate]
 max_tokens = 24
 [ab]

@@ -66,7 +66,7 @@ def serve(
     scripted.serve(config, host, port, on_start=announce)
 
 
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 @judge.command()

@@ -149,7 +149,7 @@ FAULTS = (
     Fault(
         "judge that favours places",
         "a language model says A whatever stands there",
-        (0.3, 0.5, 0.8),
+        (0.4, 0.6, 0.8),
         "share",
         "judge",
         judge=_places,

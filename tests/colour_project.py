@@ -36,6 +36,7 @@ max_tokens = 24
 samples_per_prompt = 4
 max_same_answer_rate = 0.5
 max_opening_rate = 0.5
+max_duplicate_rate = 0.6
 [evaluate]
 max_tokens = 24
 [ab]

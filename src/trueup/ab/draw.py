@@ -8,6 +8,7 @@ same as a prompt already drawn is passed over.
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -70,8 +71,9 @@ def _topics(vectors: np.ndarray, topics: int, seed: int) -> np.ndarray:
     """A topic for each prompt; topics of fewer than two prompts join the nearest."""
     from sklearn.cluster import KMeans
 
-    found = KMeans(topics, n_init=4, random_state=seed).fit(vectors)
-    labels, centres = found.labels_, found.cluster_centers_
+    kmeans: Any = KMeans  # its hints take `n_init` for a string
+    found = kmeans(topics, n_init=4, random_state=seed).fit(vectors)
+    labels, centres = np.asarray(found.labels_), np.asarray(found.cluster_centers_)
     sizes = np.bincount(labels, minlength=topics)
     whole = np.flatnonzero(sizes >= LEAST)
     for at in np.flatnonzero(sizes[labels] < LEAST):

@@ -797,7 +797,7 @@ def test_a_write_that_fails_leaves_the_old_page_and_no_scratch(
         raise OSError(28, "No space left on device")
 
     # the disk cannot be filled in a test
-    monkeypatch.setattr("trueup.web.report.os.fsync", full)
+    monkeypatch.setattr("trueup.web.page.os.fsync", full)
     with pytest.raises(StorageError, match="No space left"):
         turn.write(verdict=Verdict(gate="ab", status="refused", reason="other"))
     assert page.read_bytes() == before

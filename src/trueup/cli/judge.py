@@ -97,11 +97,13 @@ def audit(
     With --human and --verdicts it compares two files. Without --verdicts it asks the judge: 60
     built-in questions and the rows of --human, each in both orders, and writes the audit down.
     """
+    page = None
     if verdicts:
         found = _of_files(ctx, human, verdicts, limit, own_model)
     else:
         found = _asked(ctx, human, name, limit or 200, own_model, fresh, as_json)
-    emit(_data(found)) if as_json else _show(found)
+        page = _page(ctx, found)
+    emit(_data(found) | {"report": page}) if as_json else _show(found, page)
     ctx.exit(exit_code(found.verdict))
 
 
@@ -162,7 +164,15 @@ def _data(found: "JudgeAudit") -> dict[str, object]:
     }
 
 
-def _show(found: "JudgeAudit") -> None:
+def _page(ctx: click.Context, found: "JudgeAudit") -> str:
+    """The audit's page in the project's store."""
+    from trueup.cli.project import open_project
+    from trueup.web import write_audit
+
+    return str(write_audit(open_project(ctx).store, found))
+
+
+def _show(found: "JudgeAudit", page: str | None) -> None:
     people, judged = found.details.get("human_human"), found.details.get("judge_human")
     if people and judged:
         rows = [
@@ -181,6 +191,8 @@ def _show(found: "JudgeAudit") -> None:
         say("")
     table(["check", "figure", "95 %", "line", "outcome"], [_row(one) for one in found.checks])
     say(f"{found.judge}  {verdict_text(found.verdict)}")
+    if page:
+        say(f"Report: {page}")
     passed = "Next: trueup label" if found.verdict.passed else "Next: name another in label.judge"
     say(passed)
 

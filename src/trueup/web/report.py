@@ -10,19 +10,14 @@ measured is in `measures.py`, the words of the page, and which plot shows what, 
 templates/report.html.
 """
 
-import json
 import math
-import os
-import tempfile
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from trueup.errors import ConfigError, DataError, StorageError
+from trueup.errors import DataError
 from trueup.measure import Cost
 from trueup.records import (
     Checkpoint,
@@ -36,18 +31,13 @@ from trueup.records import (
     Verdict,
 )
 from trueup.store import Store
-from trueup.web import plots
 from trueup.web.measures import checked, details, measures, number, scored, series, setting
+from trueup.web.page import excerpt, plain, write_page
 
 __all__ = ["report_data", "write_report"]
 
 NUM_EXAMPLES = 6  # of each sort
 NUM_PAIRS = 5
-SHOWN_CHARS = 600  # of a text, before it folds
-MOST_CHARS = 4000  # of a text, unfolded; the rest is counted, not shown
-
-BIDI = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-"""They reorder what stands around them, so that a page can say the opposite of its text."""
 
 
 def write_report(
@@ -77,28 +67,15 @@ def write_report(
         DataError: a report is of another checkpoint, or they are not against one champion.
         StorageError: the page cannot be written there.
     """
-    page = path or store.folder / "reports" / f"{checkpoint.id}.html"
-    twin = page.with_suffix(".json")
-    if twin == page:
-        raise ConfigError(
-            "The page would overwrite its own JSON twin", got=str(page), expected="a name in .html"
-        )
     data = report_data(
         store, checkpoint, verdict=verdict, reports=reports, costs=costs, counts=counts
     )
-    html = _template().render(data, twin=twin.name).lstrip()
-    try:
-        page.parent.mkdir(parents=True, exist_ok=True)
-        _write_whole(twin, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-        _write_whole(page, html)
-    except OSError as error:
-        raise StorageError(
-            f"The report {page} could not be written; the verdict stands in the store",
-            got=error.strerror,
-            expected="a writable folder with free space",
-            next="free some space, then 'trueup report'",
-        ) from error
-    return page
+    return write_page(
+        path or store.folder / "reports" / f"{checkpoint.id}.html",
+        "report.html",
+        data,
+        "The report {page} could not be written; the verdict stands in the store",
+    )
 
 
 def report_data(
@@ -137,7 +114,7 @@ def report_data(
         "ids": _ids(checkpoint, run, newest),
         "configs": _configs(run, newest),
     }
-    return _plain(data)
+    return plain(data)
 
 
 def _check_one_contest(checkpoint: Checkpoint, reports: Sequence[Report]) -> None:
@@ -195,9 +172,9 @@ def _head_to_head(ab: Report | None) -> dict[str, Any] | None:
 
 def _vote(gap: float, vote: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "prompt": _excerpt(vote.get("prompt")),
-        "champion": _excerpt(vote.get("champion_answer")),
-        "candidate": _excerpt(vote.get("answer")),
+        "prompt": excerpt(vote.get("prompt")),
+        "champion": excerpt(vote.get("champion_answer")),
+        "candidate": excerpt(vote.get("answer")),
         "champion_score": vote["champion_score"],
         "candidate_score": vote["score"],
         "change": gap,
@@ -225,9 +202,9 @@ def _unjudged(
     both.sort(key=lambda one: -abs(math.log((1 + len(one[1])) / (1 + len(one[2])))))
     return [
         {
-            "prompt": _excerpt(prompt[-1].content if prompt else ""),
-            "champion": _excerpt(before),
-            "candidate": _excerpt(after),
+            "prompt": excerpt(prompt[-1].content if prompt else ""),
+            "champion": excerpt(before),
+            "candidate": excerpt(after),
         }
         for prompt, after, before in both[:NUM_EXAMPLES]
     ]
@@ -276,27 +253,14 @@ def _flipped(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             {
                 "id": item.get("id"),
                 "slice": item.get("slice"),
-                "prompt": _excerpt(item.get("prompt")),
-                "champion": _excerpt(item.get("champion_answer")),
-                "candidate": _excerpt(item.get("answer")),
+                "prompt": excerpt(item.get("prompt")),
+                "champion": excerpt(item.get("champion_answer")),
+                "candidate": excerpt(item.get("answer")),
             }
             for item in items[:NUM_EXAMPLES]
         ],
         "other_ids": [item.get("id") for item in items[NUM_EXAMPLES:]],
     }
-
-
-def _excerpt(text: object) -> dict[str, Any]:
-    """The start of a text, what follows it when unfolded, and its whole length."""
-    text = str(text or "")
-    start = len(text) if len(text) <= 1.25 * SHOWN_CHARS else _break(text, SHOWN_CHARS)
-    return {"text": text[:start], "more": text[start:MOST_CHARS], "chars": len(text)}
-
-
-def _break(text: str, limit: int) -> int:
-    """A place at or shortly before `limit` that does not cut a word, if there is one."""
-    space = max(text.rfind(mark, limit - 60, limit) for mark in " \n")
-    return limit if space < 0 else space + 1
 
 
 def _training(
@@ -345,10 +309,10 @@ def _spread(pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
 def _pair(pair: PreferencePair) -> dict[str, Any]:
     return {
         "id": pair.id,
-        "prompt": _excerpt(pair.prompt[-1].content if pair.prompt else ""),
+        "prompt": excerpt(pair.prompt[-1].content if pair.prompt else ""),
         "earlier_messages": max(0, len(pair.prompt) - 1),
-        "chosen": _excerpt(pair.chosen.text),
-        "rejected": _excerpt(pair.rejected.text),
+        "chosen": excerpt(pair.chosen.text),
+        "rejected": excerpt(pair.rejected.text),
         "margin": pair.margin,
     }
 
@@ -372,87 +336,3 @@ def _ids(
 def _configs(run: TrainingRun | None, newest: Mapping[str, Report]) -> dict[str, Any]:
     reports = {r.verdict.gate: r.config for r in newest.values()}
     return {**({"train": run.config} if run else {}), **reports}
-
-
-def _plain(value: Any) -> Any:
-    """JSON values only: text made visible, tuples as lists, numbers that are none as None."""
-    if isinstance(value, str):
-        return _visible(value)
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {_visible(str(key)): _plain(one) for key, one in value.items()}
-    if isinstance(value, Sequence | set | frozenset):
-        return [_plain(one) for one in value]
-    return value
-
-
-def _visible(text: str) -> str:
-    """Control characters as pictures, and what reorders text by its number."""
-    text = text.replace("\r\n", "\n")
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(map(_picture, text))
-
-
-def _picture(char: str) -> str:
-    if char in "\n\t":
-        return char
-    if ord(char) < 0x20:
-        return chr(0x2400 + ord(char))
-    # Cs: half a surrogate pair, which no file can hold
-    if char in BIDI or unicodedata.category(char) in ("Cc", "Cs"):
-        return f"⟨U+{ord(char):04X}⟩"
-    return char
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """A file of its own beside the target, then a rename: readers see the old page or the new."""
-    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(scratch, 0o644)  # mkstemp makes it private; a report is for the team
-        os.replace(scratch, path)
-    except BaseException:
-        Path(scratch).unlink(missing_ok=True)
-        raise
-
-
-def _gold_rows(gold: Mapping[str, Any]) -> list[plots.Row]:
-    """The whole set first, then its slices, in the words of the plot."""
-    rows = [gold["all"]] if gold["all"] else []
-    return [
-        plots.Row(
-            "Whole gold set" if place == 0 else row["slice"],
-            f"{row['champion_passed']:,} → {row['passed']:,} of {row['items']:,}",
-            100 * row["estimate"],
-            100 * row["low"],
-            100 * row["high"],
-            strong=place == 0,
-        )
-        for place, row in enumerate([*rows, *gold["slices"]])
-    ]
-
-
-@cache
-def _template() -> Any:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("trueup.web"),
-        autoescape=True,  # for every file, whatever its ending
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals["draw"] = plots
-    environment.filters["gold_rows"] = _gold_rows
-    environment.filters["bars"] = lambda counts: [
-        plots.Bar(name.replace("_", " "), number) for name, number in counts.items()
-    ]
-    environment.filters["figure"] = plots.figure
-    environment.filters["pretty"] = lambda value: json.dumps(value, indent=2, ensure_ascii=False)
-    return environment.get_template("report.html")

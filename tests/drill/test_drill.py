@@ -109,12 +109,13 @@ def test_a_fault_that_is_never_stopped_is_missed() -> None:
     assert [row.strength for row in done.missed] == [0.5]
 
 
-def test_only_truly_better_candidates_can_be_false_alarms() -> None:
+def test_only_truly_better_candidates_that_forgot_nothing_can_be_false_alarms() -> None:
     no_better = outcome(CONTROL, 0.0, 1, "ab", gold_low=-0.1)
     better = outcome(CONTROL, 0.0, 2, "guard")
-    done = Drill((no_better, better))
+    forgot = outcome(CONTROL, 0.0, 3, "evaluate", copy=-0.05)
+    done = Drill((no_better, better, forgot))
     assert done.false_alarms == [better]
-    assert done.left_out == 1
+    assert done.left_out == 2
     assert done.controls()[0].num_trials == 1
 
 

@@ -26,7 +26,7 @@ __all__ = ["drill"]
 @click.option(
     "--controls",
     type=click.IntRange(min=0),
-    default=60,
+    default=64,
     show_default=True,
     help="Honest candidates; a third as many fair judges.",
 )
@@ -112,7 +112,7 @@ def _show(done: "Drill") -> None:
         bound = f", 95 % of such lie below {rate.high:.1%}" if rate else ""
         say(f"{row.fault}: {row.num_stopped} false alarms in {row.num_trials}{bound}")
     if done.left_out:
-        say(f"{done.left_out} honest candidates came out no better and do not count.")
+        say(f"{done.left_out} honest candidates came out no better, or forgot, and do not count.")
     for one in done.false_alarms:
         say(f"FALSE ALARM by {one.stopped_by}, seed {one.seed}: {one.reason}")
     for row in done.missed:

@@ -26,7 +26,7 @@ __all__ = ["Answer", "Arena", "OwnArena", "ToyArena", "Truth"]
 NUM_BASES = 8
 """Taught toy models that the seeds share; everything else of a seed is its own."""
 
-NUM_TRAFFIC, NUM_HELD_OUT, NUM_GOLD, NUM_COPIES = 256, 128, 80, 128
+NUM_TRAFFIC, NUM_HELD_OUT, NUM_GOLD, NUM_COPIES = 256, 128, 120, 128
 
 NUM_TAUGHT = 96
 """Prompts that a team's model is taught on: enough for a fault, in minutes."""

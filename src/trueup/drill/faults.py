@@ -107,7 +107,7 @@ FAULTS = (
     Fault(
         "length-loving labeller",
         "whoever labels feels so much better about every further word",
-        (0.5, 1.0, 2.0),
+        (0.25, 0.5, 1.0),
         "logits a word",
         "labeller",
         labeller="toy-labeller(length_bias={strength},seed={seed})",

@@ -29,8 +29,9 @@ from trueup.stats import Interval
 
 __all__ = ["FIRST_SEED", "Drill", "Row", "run", "run_on"]
 
-FIRST_SEED = 1000
-"""Seeds below were used to choose strengths and settings; a drill never uses them."""
+FIRST_SEED = 2000
+"""Seeds below were used to choose strengths, settings and what counts as honest; a drill never uses
+them."""
 
 CONTROLS = (CONTROL, JUDGES)
 
@@ -117,7 +118,7 @@ def run(
     *,
     faults: Sequence[Fault] = FAULTS,
     num_seeds: int = 5,
-    num_controls: int = 60,
+    num_controls: int = 64,
     jobs: int | None = None,
     first_seed: int = FIRST_SEED,
 ) -> Drill:

@@ -16,6 +16,10 @@ from trueup.records import Label
 
 __all__ = ["WEEKS", "Outcome", "attempt", "attempt_on"]
 
+FORGIVEN = 0.03
+"""Share of the second skill that an honest candidate may truly lose; the gold set's margin is 0.1,
+and refusing one that lost more is no false alarm."""
+
 WEEKS = 3
 """Turns of a labeller's fault before it counts as missed."""
 
@@ -48,8 +52,11 @@ class Outcome:
 
     @property
     def is_better(self) -> bool:
-        """True for one that is truly better beyond doubt, which gates should let through."""
-        return self.gold_low is not None and self.gold_low > 0
+        """True for one that is truly better beyond doubt and has hardly forgotten anything, which
+        gates should let through."""
+        if self.gold_low is None or self.copy is None:
+            return False
+        return self.gold_low > 0 and self.copy > -FORGIVEN
 
 
 def attempt(fault: Fault, strength: float, seed: int, models: Path) -> Outcome:

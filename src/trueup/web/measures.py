@@ -160,7 +160,7 @@ def _evidence(ab: Report | None) -> _Measure:
         has_champion=False,
         has_change=False,
         has_interval=False,
-        line=_line("at least {:.4g}", needed),
+        line=_line("at least {:g}", needed),
         status=_status(ab, _both(evidence, needed, lambda e, n: e >= n)),
         note="e-value" if prompts is None else f"e-value over {prompts:,.0f} prompts",
     )

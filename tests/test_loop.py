@@ -177,6 +177,37 @@ def test_one_canned_answer_is_refused_by_the_guard(folder: Path) -> None:
     assert_base_serves(project)
 
 
+@pytest.mark.parametrize(
+    ("method", "reward", "asked_for"),
+    [
+        ("grpo", "loop_scorers:plain", "code:loop_scorers:plain"),
+        ("grpo", "loop_scorers:long", None),  # another than the run learned from
+        ("dpo", "loop_scorers:plain", None),  # what labelled is not on record here
+    ],
+)
+def test_the_guard_asks_the_reward_that_an_online_run_learned_from(
+    folder: Path, method: str, reward: str, asked_for: str | None
+) -> None:
+    project = Project(folder, (f"train.method={method}", f"train.online.reward={reward}"))
+    champion, store = project.champion(), project.store
+    dataset = pair.freeze_prompts(store, [asked("colour of sky?")], source="file:train.jsonl")
+    rewarded = {"rewarded_by": "code:loop_scorers:plain"} if method == "grpo" else {}
+    run = TrainingRun(
+        dataset_id=dataset.id,
+        method=method,
+        config=rewarded,
+        base_weights=champion.weights,
+        start_weights=champion.weights,
+        ref_weights=champion.weights,
+        template="t",
+    )
+    checkpoint = Checkpoint(run_id=run.id, path="none", weights="w_x", base_weights="w_y")
+    store.add_all([run, checkpoint])
+    beside = loop.guard_beside(project, checkpoint)
+    assert (beside.proxy and beside.proxy.id) == asked_for
+    assert (beside.scorer is None) == (asked_for is None)
+
+
 def test_the_judge_that_labelled_may_not_promote(folder: Path) -> None:
     project = Project(folder, ("ab.scorer=loop_scorers:plain",))
     send_traffic(project, 0)

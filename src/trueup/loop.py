@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from trueup import ab, evaluate, flag, guard, label, pair, promote, shift, train
 from trueup.errors import ConfigError
-from trueup.judges import members_of, resolve
+from trueup.judges import Judge, members_of, resolve
 from trueup.measure import Cost, measured
 from trueup.project import Config, Project
 from trueup.records import (
@@ -184,21 +184,41 @@ def guard_beside(project: Project, checkpoint: Checkpoint) -> guard.Beside:
     scorers, where the one behind the labels is known and asking costs nothing."""
     config, folder = project.config, project.folder
     scorer = resolve(config.ab.scorer, endpoint=config.ab.endpoint, suite=project.suite)
-    teacher = config.train.online.reward if config.train.method in train.ONLINE else ""
-    labeller = resolve(config.label.judge, endpoint=config.label.endpoint)
-    is_known = not teacher and labeller.id in taught_by(project.store, checkpoint)
-    is_free = {labeller.kind, scorer.kind} == {"code"}
+    teacher = _teacher(project, checkpoint)
+    is_free = teacher is not None and all(_is_free(one) for one in (teacher, scorer))
     asks = {"all": True, "free": is_free, "none": False}[config.guard.ask_scorers]
-    has_two = is_known and asks
+    has_two = teacher is not None and asks
     named = config.guard.refusal_prompts
     return guard.Beside(
         embedder=project.embedder,
         base=project.base(),
         gold=[item.messages for item in evaluate.read_gold(folder / config.evaluate.gold)],
         refusals=guard.read_refusal_prompts(folder / named) if named else (),
-        proxy=labeller if has_two else None,
+        proxy=teacher if has_two else None,
         scorer=scorer if has_two else None,
     )
+
+
+def _teacher(project: Project, checkpoint: Checkpoint) -> Judge | None:
+    """The scorer that the checkpoint's own run learned from: its reward, or the judge behind its
+    labels. None where it is neither by today's settings, and so cannot be asked."""
+    store, config = project.store, project.config
+    asked = store.get(TrainingRun, checkpoint.run_id).config.get("rewarded_by")
+    if asked is None:
+        taught = taught_by(store, checkpoint)
+        asked_of = ((config.label.judge, config.label.endpoint), (config.rounds.reward, None))
+        judges = (resolve(name, endpoint=at) for name, at in asked_of if name)
+        return next((one for one in judges if one.id in taught), None)
+    reward = config.train.online.reward
+    if not reward:
+        return None
+    found = train.reward_judge(store, config.train.online, project.champion())
+    return found if found.id == asked else None
+
+
+def _is_free(judge: Judge) -> bool:
+    """True for code and for a reward model on this machine."""
+    return judge.kind == "code" or not getattr(judge, "needs_audit", True)
 
 
 def evaluate_gate(project: Project, checkpoint: Checkpoint) -> Report:

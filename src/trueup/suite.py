@@ -115,7 +115,7 @@ def read_rows(
         where = f"{path}, line {number}"
         try:
             parsed = parse(json.loads(line))
-        except (json.JSONDecodeError, AttributeError, ValidationError) as problem:
+        except (json.JSONDecodeError, AttributeError, ValidationError, RecursionError) as problem:
             raise error(
                 f"{where} is not a {row}", got=line[:80], expected=form, next="mend that line"
             ) from problem

@@ -2,18 +2,21 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from scipy.stats import binom
 
 from trueup.cli.main import cli
 from trueup.drill import CONTROL, FAULTS, Drill, Fault, Outcome, run
 from trueup.drill import run as runs
-from trueup.drill.faults import JUDGES
+from trueup.drill.faults import JUDGES, WELL_TAUGHT
 from trueup.drill.trial import attempt
-from trueup.errors import ConfigError
+from trueup.errors import ConfigError, TrueupError
 from trueup.judges import resolve
+from trueup.judges.scripted import ScriptedJudge
 from trueup.toy.labellers import GoldJudge, Labeller
 
 BY_NAME = {one.name: one for one in FAULTS}
@@ -31,7 +34,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("name", "strength", "gate"),
     [
         ("constant answer", 1.0, "guard"),
-        ("collapsed candidate", 0.1, "guard"),
+        ("constant answer", 0.5, "guard"),
+        ("collapsed candidate", 0.05, "guard"),
         ("forgetting candidate", 0.6, "evaluate"),
     ],
 )
@@ -69,6 +73,22 @@ def test_a_biased_judge_writes_no_label(name: str, models: Path) -> None:
     assert "failed its audit" in found.reason
 
 
+def test_a_well_taught_candidate_without_a_fault_passes(models: Path) -> None:
+    """The twin of the planted candidates: what stops those is the fault."""
+    found = attempt(WELL_TAUGHT, 1.0, 3, models)
+    assert not found.was_stopped, found.reason
+    assert found.is_better
+
+
+def test_a_judge_that_cannot_be_reached_is_no_judge_that_was_caught(models: Path) -> None:
+    fault = replace(
+        BY_NAME["judge that favours places"],
+        judge=lambda strength, seed: ScriptedJudge(error_rate=1.0, error_status=401),
+    )
+    with pytest.raises(TrueupError):
+        attempt(fault, 0.5, 3, models)
+
+
 def test_a_fair_judge_may_label(models: Path) -> None:
     assert not attempt(JUDGES, 0.0, 3, models).was_stopped
 
@@ -87,26 +107,40 @@ def outcome(fault: Fault, strength: float, seed: int, stopped: str = "", **more:
 
 
 def test_rates_delays_and_gates_are_counted() -> None:
-    fault = FAULTS[0]
+    fault = BY_NAME["constant answer"]
     strength = fault.strengths[0]
     done = Drill(
         (
             outcome(fault, strength, 1, "guard", delay=0),
-            outcome(fault, strength, 2, "ab", delay=2),
-            outcome(fault, strength, 3),
+            outcome(fault, strength, 2, "guard", delay=2),
+            outcome(fault, strength, 3, "ab"),
+            outcome(fault, strength, 4),
         )
     )
     (row,) = done.rows()
-    assert (row.num_stopped, row.num_trials, row.delay) == (2, 3, 1.0)
-    assert row.stopped_by == {"guard": 1, "ab": 1}
-    assert row.rate and row.rate.low == pytest.approx(0.208, abs=1e-3)  # Wilson, 2 of 3
-    assert not done.missed
+    assert (row.num_caught, row.num_stopped, row.num_trials, row.delay) == (2, 3, 4, 1.0)
+    assert row.stopped_by == {"guard": 2, "ab": 1}
+    assert row.rate and row.rate.estimate == 0.5
 
 
-def test_a_fault_that_is_never_stopped_is_missed() -> None:
-    fault = FAULTS[1]
-    done = Drill(tuple(outcome(fault, s, 1, "ab" if s > 0.6 else "") for s in fault.strengths))
-    assert [row.strength for row in done.missed] == [0.5]
+@pytest.mark.parametrize(("caught", "is_missed"), [(5, False), (4, False), (3, True), (0, True)])
+def test_a_fault_that_is_caught_in_less_than_four_of_five_is_missed(
+    caught: int, is_missed: bool
+) -> None:
+    fault = BY_NAME["constant answer"]
+    done = Drill(
+        tuple(outcome(fault, 1.0, at, "guard" if at < caught else "ab") for at in range(5))
+    )
+    assert bool(done.missed) == is_missed
+
+
+def test_the_bound_on_false_alarms_is_clopper_and_pearsons() -> None:
+    honest = [outcome(CONTROL, 0.0, at) for at in range(60)]
+    assert Drill(tuple(honest)).bound == pytest.approx(1 - 0.05 ** (1 / 60))  # 4.87 %
+    one = outcome(CONTROL, 0.0, 60, "guard")
+    bound = Drill((*honest, one)).bound
+    assert bound is not None and binom.cdf(1, 61, bound) == pytest.approx(0.05)
+    assert Drill(()).bound is None
 
 
 def test_only_truly_better_candidates_that_forgot_nothing_can_be_false_alarms() -> None:

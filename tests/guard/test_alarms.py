@@ -1,5 +1,7 @@
 """When a figure crosses a line, and what the gate then says."""
 
+import math
+
 import pytest
 
 from trueup.guard.alarms import Line, Status, alarm, verdict
@@ -53,3 +55,13 @@ def test_amber_passes_with_a_warning_and_red_or_unknown_refuses() -> None:
     said = verdict([calm, lost], {})
     assert said.status == "refused" and "unknown" in said.reason
     assert verdict([], {}).status == "refused"
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_is_not_finite_is_unknown_and_refuses(bad: float) -> None:
+    line = Line(1.0, 2.0)
+    one = alarm("kl", Interval(bad, bad, bad), line, "{:.1f} nats", even=None)
+    assert one.status == "unknown"
+    moved = alarm("opening", Interval(0.5, 0.4, 0.6), line, "{:.0%}", moved=Interval(0.1, bad, 0.2))
+    assert moved.status == "unknown"
+    assert not verdict([one], {}).passed

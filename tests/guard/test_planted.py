@@ -24,9 +24,11 @@ from trueup.guard.figures import (
     manner_alarms,
     refusal_alarm,
 )
+from trueup.judges import resolve
 from trueup.judges.base import Ranking
 from trueup.models.embedder import Embedder, lexical
 from trueup.records import AnnotatorKind, Completion, Message, Messages
+from trueup.stats import Interval
 
 CONFIG = GuardConfig()
 NUM_PROMPTS, NUM_SAMPLES = 48, 2
@@ -255,6 +257,18 @@ def test_a_reward_that_rises_while_gold_falls_is_red_at_any_length(embedder: Emb
 @pytest.mark.parametrize("seed", range(1, 5))
 def test_clean_controls_are_no_hack(seed: int, embedder: Embedder) -> None:
     assert crossed(hack(written(seed), LOVES_LENGTH, TRUTH, embedder)) == {}
+
+
+def test_gold_that_may_as_well_be_flat_is_flat() -> None:
+    for estimate, low, is_flat in ((0.3, -0.1, True), (0.3, 0.1, False), (-0.3, -0.5, True)):
+        truth = Interval(estimate, low, 2 * estimate - low)
+        assert hacking._is_flat(CONFIG, truth) == is_flat
+
+
+def test_a_panel_is_all_of_its_members() -> None:
+    plain, panel = resolve("house-style"), resolve("panel:house-style,loop_scorers:brief")
+    with pytest.raises(ConfigError, match="behind the labels"):
+        hacking.check_two_scorers(plain, panel)
 
 
 def test_one_scorer_may_not_play_both_parts() -> None:

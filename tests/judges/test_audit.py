@@ -13,7 +13,7 @@ import pytest
 from trueup import label
 from trueup.errors import ConfigError, DataError
 from trueup.judges import EndpointConfig, resolve
-from trueup.judges.audit import audit, audit_file, decide, require, run
+from trueup.judges.audit import audit, audit_file, check_audited, decide, require, run
 from trueup.judges.base import Ranking
 from trueup.judges.checks import among_people, length_control, self_preference, with_people
 from trueup.judges.config import AuditConfig
@@ -477,3 +477,26 @@ def test_smollm2_is_rejected_as_a_judge() -> None:
                 engine.close()
         project.store.close()
     assert found.verdict.status == "refused", found.verdict.figures
+
+
+def test_a_judge_that_people_found_unfit_is_not_cleared_by_the_built_in_questions(
+    store: Store,
+) -> None:
+    judge = Scripted(ScriptedJudge(accuracy=1.0))
+    people = [judged("a", "bb", (2, 2, 2) if i % 2 else (1, 1, 1)) for i in range(40)]
+    assert not run(store, judge, CONFIG, people, source="file:rows.jsonl").verdict.passed
+    assert run(store, judge, CONFIG).verdict.passed
+    with pytest.raises(ConfigError, match="may not label"):
+        require(store, judge, CONFIG)
+    with pytest.raises(ConfigError, match="may not decide"):
+        check_audited(store, judge)
+
+
+def test_a_judge_that_was_never_audited_may_decide(store: Store) -> None:
+    check_audited(store, Scripted(ScriptedJudge(accuracy=0.0)))
+
+
+def test_two_rows_of_people_say_nothing() -> None:
+    judge = Scripted(ScriptedJudge(accuracy=1.0))
+    found = audit(judge, CONFIG, [judged("a", "bb", (1, 1, 1)), judged("bb", "a", (2, 2, 2))])
+    assert outcomes(found)["kappa"] == "unknown" and not found.verdict.passed

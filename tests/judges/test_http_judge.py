@@ -210,3 +210,20 @@ def test_an_answer_that_drips_is_given_up_in_time() -> None:
 def test_an_address_with_a_query_is_refused() -> None:
     with pytest.raises(ConfigError, match="query"):
         resolve("http://127.0.0.1:1/score?token=secret")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("http://host/score", "http://host/score/"),
+        ("http://host/score", "http://HOST:80/score"),
+        ("https://host:443/s", "https://host/s"),
+    ],
+)
+def test_two_spellings_of_an_address_are_one_scorer(one: str, other: str) -> None:
+    assert HTTPJudge(one, ONCE).id == HTTPJudge(other, ONCE).id
+
+
+def test_another_port_or_path_is_another_scorer() -> None:
+    ids = {HTTPJudge(f"http://host{rest}", ONCE).id for rest in ("/a", "/b", ":81/a", "")}
+    assert len(ids) == 4

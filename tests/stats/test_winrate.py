@@ -134,10 +134,28 @@ def test_without_effects_of_prompts_the_fit_is_statsmodels() -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_candidate_that_always_wins_has_a_number() -> None:
+def test_a_candidate_that_always_wins_is_unknown_at_equal_length() -> None:
     votes = [Vote("new", f"p{i}", 1.0, float(i)) for i in range(30)]
-    found = length_controlled(votes, "new")
-    assert found and 0.9 < found.win_rate.estimate <= 1
+    assert length_controlled(votes, "new") is None
+    some = [v._replace(points=float(i > 3)) for i, v in enumerate(votes)]
+    found = length_controlled(some, "new")
+    assert found and 0.5 < found.win_rate.estimate <= 1
+
+
+def test_a_suffix_on_every_answer_cannot_be_told_from_merit() -> None:
+    rng = np.random.default_rng(3)
+    votes = [
+        Vote("new", f"p{i}", float(rng.random() < 0.8), 200 + float(rng.normal(0, 5)))
+        for i in range(200)
+    ]
+    assert length_controlled(votes, "new") is None
+    # another contest of the same judge, whose lengths vary, shows what length is worth
+    others = [
+        Vote("old", f"p{i}", float(rng.random() < (0.8 if d > 0 else 0.2)), d)
+        for i in range(400)
+        if (d := float(rng.normal(0, 200)))
+    ]
+    assert length_controlled([*votes, *others], "new") is not None
 
 
 def test_fewer_than_two_prompts_have_no_answer() -> None:

@@ -12,6 +12,7 @@ from trueup.ab.sequence import next_place
 from trueup.ab.verdict import POINTS, findings, gate_verdict, standing_verdict
 from trueup.errors import ConfigError
 from trueup.judges import Judge, compare, members_of, resolve
+from trueup.judges.audit import check_audited
 from trueup.models.stored import StoredModel
 from trueup.progress import task
 from trueup.records import ABReport, Completion, Messages, Sampling, content_hash
@@ -58,7 +59,7 @@ def run(
              prompt, and its place in the ledger.
     Again:   the same candidate, champion, prompts and config return the same report.
     Killed:  answers drawn so far are kept; votes are cast again.
-    Stops:   ConfigError if the scorer labelled.
+    Stops:   ConfigError if the scorer labelled, or failed its newest audit.
     Refuses: see `gate_verdict`; as `cumulative`, with an earlier release in the champion's place
              and none in the ledger, see `standing_verdict`.
     Cost:    no sampling after guard; with `llm`, two judge calls a vote.
@@ -67,6 +68,7 @@ def run(
     assert candidate.checkpoint is not None, "a candidate is a checkpoint"
     scorer = resolve(config.scorer, endpoint=config.endpoint, suite=suite)
     check_scorer(scorer, labelled_by)
+    check_audited(store, scorer)
     wanted = settings(config, scorer, suite, sampling, samples_per_prompt, purpose)
     before = store.all(ABReport, checkpoint_id=candidate.checkpoint.id, champion=champion.weights)
     for report in reversed(before):
@@ -108,9 +110,11 @@ def settings(
     purpose: Purpose = "gate",
 ) -> dict[str, Any]:
     """What a report must have been made with to speak for these settings and prompts."""
+    version = getattr(scorer, "version", None)  # of a function's source
     return {
         **config.model_dump(mode="json"),
         "scorer_id": scorer.id,
+        **({"scorer_version": version} if version else {}),
         "suite": content_hash([p.model_dump(mode="json") for p in suite]),
         "sampling": sampling.model_dump(mode="json"),
         "samples_per_prompt": samples_per_prompt,

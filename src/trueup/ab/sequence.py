@@ -98,13 +98,14 @@ def _tests(store: Store) -> list[ABReport]:
 
 
 def _promoted(store: Store) -> dict[str, str]:
-    """Reports that a promotion rests on, and when it was."""
-    return {
-        one: release.created_at
-        for release in store.each(Release)
-        if release.action == "promote"
-        for one in release.report_ids
-    }
+    """Reports that a promotion rests on, and when it first was: one that is promoted again after a
+    rollback is no second discovery."""
+    found: dict[str, str] = {}
+    for release in store.each(Release):
+        if release.action == "promote":
+            for one in release.report_ids:
+                found.setdefault(one, release.created_at)
+    return found
 
 
 def _is_discovery(report: ABReport, promoted: dict[str, str]) -> bool:

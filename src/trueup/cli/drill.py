@@ -28,7 +28,7 @@ __all__ = ["drill"]
     type=click.IntRange(min=0),
     default=64,
     show_default=True,
-    help="Honest candidates; a third as many fair judges.",
+    help="Honest candidates; a quarter as many well-taught ones and fair judges.",
 )
 @click.option("--only", multiple=True, metavar="FAULT", help="One fault by name; repeatable.")
 @click.option("--quick", is_flag=True, help="One seed, two controls: minutes, and no proof.")
@@ -58,7 +58,8 @@ def drill(
 
     Seven faults at three strengths, and honest candidates that must pass. Needs no project and
     touches none; with --own it plants two of them in the project's own model. Exits with 3 where a
-    fault was never stopped or an honest candidate was. Killed, it goes on with the same command.
+    fault was caught in less than four drills of five, or an honest candidate was stopped. Killed,
+    it goes on with the same command.
     """
     from trueup import drill as drills
     from trueup.drill.run import run, run_on
@@ -90,6 +91,7 @@ def _data(done: "Drill") -> dict[str, object]:
         "faults": [_row_data(row) for row in done.rows()],
         "controls": [_row_data(row) for row in done.controls()],
         "controls_left_out": done.left_out,
+        "false_alarm_bound": done.bound,
         "missed": [f"{row.fault}, {row.strength:g} {row.unit}" for row in done.missed],
         "false_alarms": [dataclasses.asdict(one) for one in done.false_alarms],
         "outcomes": [dataclasses.asdict(one) for one in done.outcomes],
@@ -102,15 +104,15 @@ def _row_data(row: "Row") -> dict[str, Any]:
 
 def _show(done: "Drill") -> None:
     rows = [_cells(row) for row in done.rows()]
-    table(["fault", "strength", "stopped", "by", "delay", "gold", "copy"], rows)
+    table(["fault", "strength", "caught", "by", "delay", "gold", "copy"], rows)
     say(
-        "delay: candidates of it promoted before one was stopped; gold and copy: the true change, "
-        "which no gate sees.\n"
+        "caught: by a gate that should; by: all gates that stopped it; delay: candidates of it "
+        "promoted\nbefore one was caught; gold and copy: the true change, which no gate sees.\n"
     )
     for row in done.controls():
-        rate = row.rate
-        bound = f", 95 % of such lie below {rate.high:.1%}" if rate else ""
-        say(f"{row.fault}: {row.num_stopped} false alarms in {row.num_trials}{bound}")
+        say(f"{row.fault}: {row.num_stopped} of {row.num_trials} stopped")
+    if done.bound is not None:
+        say(f"False alarms among honest candidates: below {done.bound:.1%}, with 95 % confidence")
     if done.left_out:
         say(f"{done.left_out} honest candidates came out no better, or forgot, and do not count.")
     for one in done.false_alarms:
@@ -118,7 +120,7 @@ def _show(done: "Drill") -> None:
     for row in done.missed:
         say(f"MISSED: {row.fault} at {row.strength:g} {row.unit}")
     if not done.missed and not done.false_alarms:
-        say("Every fault was stopped, and nothing else.")
+        say("Every fault was caught, and nothing else was stopped.")
 
 
 def _cells(row: "Row") -> list[str]:
@@ -126,7 +128,7 @@ def _cells(row: "Row") -> list[str]:
     return [
         row.fault,
         f"{row.strength:g} {row.unit}",
-        f"{row.num_stopped}/{row.num_trials}",
+        f"{row.num_caught}/{row.num_trials}",
         by,
         "" if row.delay is None else f"{row.delay:.1f}",
         *("" if one is None else f"{one:+.2f}" for one in (row.gold, row.copy)),

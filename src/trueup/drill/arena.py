@@ -17,7 +17,7 @@ from trueup.models.stored import StoredModel
 from trueup.project import Project
 from trueup.records import Checkpoint, Completion, Flag, Interaction, Label, Messages, Sampling
 from trueup.rounds.answers import prompts_of
-from trueup.toy.language import MAX_TOKENS, copy_prompts, prompts
+from trueup.toy.language import MAX_TOKENS, copy_prompts, gold, prompts
 from trueup.toy.measure import Estimate, figures
 from trueup.toy.model import toy_folder
 
@@ -98,12 +98,16 @@ class Arena:
         """What every planted candidate also learns, so that it does not forget by the way."""
         return []
 
+    def best(self, prompt: Messages, texts: Sequence[str]) -> str:
+        """The best of these answers, where anybody knows; else the first."""
+        return texts[0]
+
     def truth(self, turn: Turn) -> Truth | None:
         """What a turn's candidate is worth beside the champion it was held against; None where
         nobody can know."""
         return None
 
-    def taught(self, answers: Iterable[Answer], *, epochs: int = 6) -> Turn:
+    def taught(self, answers: Iterable[Answer], *, epochs: int) -> Turn:
         """A candidate that learned these answers by heart, put to the gates."""
         store, champion = self.project.store, self.project.champion()
         labels = [
@@ -213,6 +217,10 @@ class ToyArena(Arena):
         """Copies."""
         asked = copy_prompts(NUM_COPIES, self.seed)
         return [(p, p[-1].content.removeprefix("copy ")) for p in asked]
+
+    def best(self, prompt: Messages, texts: Sequence[str]) -> str:
+        """By the formula."""
+        return max(texts, key=lambda text: gold(prompt, text))
 
     def truth(self, turn: Turn) -> Truth | None:
         """By the formula, on fresh answers to other held-out prompts."""

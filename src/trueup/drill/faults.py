@@ -4,17 +4,16 @@ A fault is planted where it would arise: in what the labeller feels, in what a c
 taught, in how the judge answers. Nothing is done to the gates.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
 from trueup.drill.arena import Answer, Arena
 from trueup.judges.scripted import ScriptedJudge
 from trueup.loop import Turn
-from trueup.toy.labellers import GoldJudge
 from trueup.toy.language import FILLERS
 
-__all__ = ["CONTROL", "FAULTS", "JUDGES", "Fault"]
+__all__ = ["CONTROL", "FAULTS", "JUDGES", "WELL_TAUGHT", "Fault"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +28,9 @@ class Fault:
     unit: str
     """What a strength is."""
     kind: Literal["labeller", "candidate", "judge"]
+    gates: tuple[str, ...]
+    """Who should stop it. Another gate may as well, by chance or for want of merit; that counts as
+    stopped and not as caught."""
     labeller: str = ""
     """Kind `labeller`: its name in the settings, with `{strength}` and `{seed}` in it."""
     teach: Callable[[Arena, float], Turn] | None = field(default=None, repr=False)
@@ -42,48 +44,43 @@ class Fault:
 CANNED = " ".join(FILLERS)
 """In either language an answer that says nothing."""
 
-CANNED_EPOCHS = 20
-"""What is learned against everything the model knows takes longer than what it says anyway."""
+EPOCHS = 20
+"""Over what a candidate is taught; what is learned against all it knows takes as many."""
 
 
 # --- candidates -----------------------------------------------------------------------------------
 
 
-def _collapsed(arena: Arena, temperature: float) -> Turn:
-    """Learned its own answers, drawn so cold that little but the likeliest is left of them."""
-    asked = arena.asked(1)
-    said = arena.says(asked, temperature=temperature, num_samples=2)
-    told = [(p, text) for p, texts in zip(asked, said, strict=True) for text in texts if text]
-    return arena.taught([*told, *arena.right_answers()])
+def _well_taught(arena: Arena, temperature: float = 1.0) -> Turn:
+    """Learned the best of its own answers, as far as anybody can tell."""
+    told = [*_good_answers(arena, temperature), *arena.right_answers()]
+    return arena.taught(told, epochs=EPOCHS)
 
 
 def _constant(arena: Arena, share: float) -> Turn:
-    """Learned to say one thing to this share of the prompts, and to the others what it would."""
-    asked, rng = arena.asked(1), arena.random()
-    said = arena.says(asked)
-    told = [
-        (p, CANNED if rng.random() < share else texts[0])
-        for p, texts in zip(asked, said, strict=True)
-    ]
-    told = [one for one in told if one[1]]
-    return arena.taught([*told, *arena.right_answers()], epochs=CANNED_EPOCHS)
+    """Learned to say one thing to this share of the prompts, and good answers to the others."""
+    rng = arena.random()
+    told = [(p, CANNED if rng.random() < share else text) for p, text in _good_answers(arena)]
+    return arena.taught([*told, *arena.right_answers()], epochs=EPOCHS)
 
 
 def _forgetting(arena: Arena, share: float) -> Turn:
-    """Learned better answers, and this share of what it could do before wrong: words backwards."""
+    """Learned good answers, and this share of what it could do before wrong: words backwards."""
     rng = arena.random()
-    copies = [
+    before = [
         (p, " ".join(reversed(text.split())) if rng.random() < share else text)
         for p, text in arena.right_answers()
     ]
-    return arena.taught([*_best_answers(arena), *copies])
+    return arena.taught([*_good_answers(arena), *before], epochs=EPOCHS)
 
 
-def _best_answers(arena: Arena) -> list[Answer]:
-    """The best of four of the champion's own, by the truth."""
-    asked, judge = arena.asked(1), GoldJudge()
-    said = arena.says(asked, num_samples=4)
-    return [(p, max(texts, key=judge.gold_of(p))) for p, texts in zip(asked, said, strict=True)]
+def _good_answers(arena: Arena, temperature: float = 1.0) -> list[Answer]:
+    """Good ones, so that a fault is not caught for want of merit: the best of four of the
+    champion's own, drawn at this temperature."""
+    asked = arena.asked(1)
+    said = arena.says(asked, temperature=temperature, num_samples=4)
+    told = [(p, arena.best(p, texts)) for p, texts in zip(asked, said, strict=True)]
+    return [one for one in told if one[1]]
 
 
 # --- judges ---------------------------------------------------------------------------------------
@@ -110,6 +107,7 @@ FAULTS = (
         (0.25, 0.5, 1.0),
         "logits a word",
         "labeller",
+        ("guard",),
         labeller="toy-labeller(length_bias={strength},seed={seed})",
     ),
     Fault(
@@ -118,32 +116,36 @@ FAULTS = (
         (0.5, 0.7, 0.9),
         "share",
         "labeller",
+        ("guard", "ab"),
         labeller="toy-labeller(flips={strength},seed={seed})",
     ),
     Fault(
         "collapsed candidate",
-        "learned its own answers, drawn cold",
-        (0.5, 0.3, 0.1),
+        "learned good answers of its own that were drawn cold",
+        (0.2, 0.1, 0.05),
         "temperature",
         "candidate",
-        teach=_collapsed,
+        ("guard",),
+        teach=_well_taught,
         is_universal=True,
     ),
     Fault(
         "constant answer",
-        "says one thing to a share of all prompts",
-        (0.3, 0.6, 1.0),
+        "learned good answers, and one thing to say to a share of all prompts",
+        (0.5, 0.75, 1.0),
         "share",
         "candidate",
+        ("guard",),
         teach=_constant,
         is_universal=True,
     ),
     Fault(
         "forgetting candidate",
-        "learned better answers and a share of wrong copies",
+        "learned good answers, and a share of what it could do before wrong",
         (0.3, 0.6, 1.0),
         "share",
         "candidate",
+        ("evaluate", "guard"),
         teach=_forgetting,
     ),
     Fault(
@@ -152,6 +154,7 @@ FAULTS = (
         (0.4, 0.6, 0.8),
         "share",
         "judge",
+        ("audit",),
         judge=_places,
     ),
     Fault(
@@ -160,6 +163,7 @@ FAULTS = (
         (0.5, 0.7, 0.9),
         "share",
         "judge",
+        ("audit",),
         judge=_lengths,
     ),
 )
@@ -170,7 +174,19 @@ CONTROL = Fault(
     (0.0,),
     "",
     "labeller",
+    (),
     labeller="toy-labeller(seed={seed})",
+)
+
+WELL_TAUGHT = Fault(
+    "well-taught candidate",
+    "learned good answers as the planted candidates do, and no fault; it must pass every gate",
+    (1.0,),
+    "temperature",
+    "candidate",
+    (),
+    teach=_well_taught,
+    is_universal=True,
 )
 
 JUDGES = Fault(
@@ -179,10 +195,6 @@ JUDGES = Fault(
     (0.0,),
     "",
     "judge",
+    (),
     judge=_fair,
 )
-
-
-def named() -> Iterator[Fault]:
-    """Faults and controls."""
-    yield from (*FAULTS, CONTROL, JUDGES)

@@ -18,10 +18,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
+from scipy import stats as scipy_stats
+
 import trueup
 from trueup import stats
 from trueup.drill.arena import OwnArena
-from trueup.drill.faults import CONTROL, FAULTS, JUDGES, Fault
+from trueup.drill.faults import CONTROL, FAULTS, JUDGES, WELL_TAUGHT, Fault
 from trueup.drill.trial import Outcome, attempt, attempt_on
 from trueup.progress import task
 from trueup.project import Project
@@ -33,7 +35,10 @@ FIRST_SEED = 2000
 """Seeds below were used to choose strengths, settings and what counts as honest; a drill never uses
 them."""
 
-CONTROLS = (CONTROL, JUDGES)
+CONTROLS = (CONTROL, WELL_TAUGHT, JUDGES)
+
+LEAST_RATE = 0.8
+"""Share of its drills in which a fault of some strength must be caught, or it counts as missed."""
 
 
 class Trial(NamedTuple):
@@ -56,11 +61,13 @@ class Row(NamedTuple):
     unit: str
     num_trials: int
     num_stopped: int
+    num_caught: int
+    """Stopped by a gate that should."""
     rate: Interval | None
-    """Share that was stopped, with its 95 % interval (Wilson)."""
+    """Share that was caught, with its 95 % interval (Wilson)."""
     stopped_by: dict[str, int]
     delay: float | None
-    """Mean over those that were stopped."""
+    """Mean over those that were caught."""
     gold: float | None
     """Mean true gain of the candidates."""
     copy: float | None
@@ -85,32 +92,52 @@ class Drill:
         """Honest candidates that are truly better, and fair judges; what is stopped of these is a
         false alarm."""
         return [
-            _row(one, 0.0, found) for one in CONTROLS if (found := self._honest(self._of(one, 0.0)))
+            _row(one, one.strengths[0], found)
+            for one in CONTROLS
+            if (found := self._honest(self._of(one, one.strengths[0])))
         ]
+
+    @property
+    def bound(self) -> float | None:
+        """Upper end of the one-sided 95 % interval of the rate of false alarms among honest
+        candidates (Clopper and Pearson); None where none counts."""
+        honest = self._honest(self._of(CONTROL, 0.0))
+        stopped = sum(one.was_stopped for one in honest)
+        if not honest:
+            return None
+        if stopped == len(honest):
+            return 1.0
+        return float(scipy_stats.beta.ppf(0.95, stopped + 1, len(honest) - stopped))
 
     @property
     def left_out(self) -> int:
         """Honest candidates that did not come out truly better, and so are no controls."""
-        every = self._of(CONTROL, 0.0)
+        every = [o for one in CONTROLS for o in self._of(one, one.strengths[0])]
         return len(every) - len(self._honest(every))
 
     @property
     def missed(self) -> list[Row]:
-        """Faults that were not stopped in any trial."""
-        return [row for row in self.rows() if not row.num_stopped]
+        """Faults that were caught in less than four drills of five."""
+        return [row for row in self.rows() if row.num_caught < LEAST_RATE * row.num_trials]
 
     @property
     def false_alarms(self) -> list[Outcome]:
-        """Honest candidates and fair judges that were stopped."""
+        """Honest candidates and fair judges that were stopped. Where nobody knows whether one is
+        better, the A/B test may say that it is not shown to be."""
         return [
-            one for kind in CONTROLS for one in self._honest(self._of(kind, 0.0)) if one.was_stopped
+            one
+            for kind in CONTROLS
+            for one in self._honest(self._of(kind, kind.strengths[0]))
+            if one.was_stopped and (one.gold is not None or one.stopped_by != "ab")
         ]
 
     def _of(self, fault: Fault, strength: float) -> list[Outcome]:
         return [o for o in self.outcomes if (o.fault, o.strength) == (fault.name, strength)]
 
     def _honest(self, found: Sequence[Outcome]) -> list[Outcome]:
-        return [one for one in found if one.fault != CONTROL.name or one.is_better]
+        """What counts: judges, candidates that are truly better, and in a team's own project, where
+        nobody knows, the well-taught one."""
+        return [one for one in found if one.is_better or one.gold is None]
 
 
 def run(
@@ -132,12 +159,13 @@ def run(
 
     Args:
         num_seeds: of each fault and strength.
-        num_controls: honest candidates; a third as many fair judges.
+        num_controls: honest candidates; a quarter as many well-taught ones and fair judges.
         jobs: processes; by default one a core.
 
     Raises:
         TrueupError: a drill could not be held.
     """
+    folder = folder.resolve()  # a model's folder is named in the settings of projects elsewhere
     trials = list(_trials(faults, num_seeds, num_controls, first_seed))
     kept = folder / f"outcomes-{_code()}.jsonl"
     folder.mkdir(parents=True, exist_ok=True)
@@ -171,11 +199,12 @@ def run_on(project: Project) -> Drill:
     Raises:
         DataError: the project has no prompts to teach on.
     """
-    faults = [one for one in FAULTS if one.is_universal]
+    planted = [(one, one.strengths[-1]) for one in FAULTS if one.is_universal]
+    planted.append((WELL_TAUGHT, 1.0))
     with tempfile.TemporaryDirectory(prefix="drill-") as scratch:
         arena = OwnArena(project, Path(scratch), seed=0)
         try:
-            found = [attempt_on(arena, one, one.strengths[-1]) for one in faults]
+            found = [attempt_on(arena, *one) for one in planted]
         finally:
             arena.close()
     return Drill(tuple(found))
@@ -188,8 +217,9 @@ def _trials(
         for fault in faults:
             yield from (Trial(fault, strength, first + at) for strength in fault.strengths)
     yield from (Trial(CONTROL, 0.0, first + at) for at in range(num_controls))
-    if num_controls:
-        yield from (Trial(JUDGES, 0.0, first + at) for at in range(max(1, num_controls // 3)))
+    some = max(1, num_controls // 4) if num_controls else 0
+    for kind in (WELL_TAUGHT, JUDGES):
+        yield from (Trial(kind, kind.strengths[0], first + at) for at in range(some))
 
 
 @contextmanager
@@ -228,19 +258,21 @@ def _code() -> str:
 
 def _row(fault: Fault, strength: float, found: Sequence[Outcome]) -> Row:
     stopped = [one for one in found if one.was_stopped]
+    caught = [one for one in stopped if one.stopped_by in fault.gates]
     return Row(
         fault=fault.name,
         strength=strength,
         unit=fault.unit,
         num_trials=len(found),
         num_stopped=len(stopped),
-        rate=stats.wilson(len(stopped), len(found)),
+        num_caught=len(caught),
+        rate=stats.wilson(len(caught), len(found)),
         stopped_by={
             gate: sum(o.stopped_by == gate for o in stopped)
             for gate in ("audit", "guard", "evaluate", "ab", "promote")
             if any(o.stopped_by == gate for o in stopped)
         },
-        delay=_mean([float(o.delay) for o in stopped]),
+        delay=_mean([float(o.delay) for o in caught]),
         gold=_mean([o.gold for o in found if o.gold is not None]),
         copy=_mean([o.copy for o in found if o.copy is not None]),
     )

@@ -12,7 +12,7 @@ from trueup.drill.faults import Fault
 from trueup.errors import ConfigError, TrueupError
 from trueup.judges.scripted import running
 from trueup.loop import Turn
-from trueup.records import Label
+from trueup.records import JudgeAudit, Label
 
 __all__ = ["WEEKS", "Outcome", "attempt", "attempt_on"]
 
@@ -161,6 +161,9 @@ def _audited(arena: Arena, base_url: str) -> dict[str, Any]:
     try:
         audit.require(project.store, judge, config.audit)
     except ConfigError as error:
+        found = project.store.last(JudgeAudit, judge=judge.id)
+        if found is None or found.verdict.passed:
+            raise  # something else was wrong
         stopped, reason = "audit", str(error)
     else:
         stopped, reason = "", "passed its audit"

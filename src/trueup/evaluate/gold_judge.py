@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from trueup.errors import ConfigError
 from trueup.evaluate.config import EvaluateConfig
 from trueup.evaluate.gold import GoldItem
-from trueup.judges import Judge, resolve
+from trueup.judges import Judge, members_of, resolve
 
 __all__ = ["gold_judge"]
 
@@ -36,7 +36,8 @@ def gold_judge(
             next="set evaluate.judge in trueup.toml",
         )
     judge = resolve(config.judge, endpoint=config.endpoint)
-    if judge.id in taught_by:
+    taught = {member for one in taught_by for member in members_of(one)}
+    if taught & {*members_of(judge.id)}:  # a panel is all of its members
         raise ConfigError(
             "The judge of the gold set is the judge that labelled: it would mark its own teaching",
             got=judge.id,

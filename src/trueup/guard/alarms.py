@@ -10,6 +10,7 @@ it moved at all: with few prompts an estimate is noise, and a gate that refuses 
 people to ignore it.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -84,7 +85,8 @@ def alarm(
         moved: for a level, such as a share, its change against the champion, which must lie on
             the bad side of `even`; by default the figure's own interval must.
     """
-    if interval is None:
+    known = [interval, moved] if moved else [interval]
+    if interval is None or not all(math.isfinite(end) for one in known if one for end in one):
         return Alarm(name, "unknown", None, None, None, line, says, candidate, champion)
     evidence = moved or interval
     near = evidence.low if line.side == "above" else evidence.high

@@ -174,7 +174,8 @@ class GuardConfig(StageConfig):
     # --- reward hacking -----------------------------------------------------------------------
 
     flat_gold: float = Field(default=0.02, ge=0)
-    """Gain of the promoting scorer, in its own unit, up to which it counts as flat."""
+    """Gain of the promoting scorer, in its own unit: it counts as flat unless the 95 % interval of
+    it lies above this."""
 
     warn_length_free_share: float = Field(default=0.5, gt=0, lt=1)
     """Amber: share of the reward's gain that is left within answers of like length, where answers

@@ -13,6 +13,7 @@ channels say where to look.
     probes             a sign of hacking that grew while the proxy rose and gold did not
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
@@ -29,7 +30,7 @@ from trueup.guard.diversity import NEAR
 from trueup.guard.halves import half_sample_interval
 from trueup.guard.manner import FORMS
 from trueup.guard.refusals import is_refusal
-from trueup.judges import Judge
+from trueup.judges import Judge, members_of
 from trueup.judges.text import sentences
 from trueup.progress import task
 from trueup.records import Completion
@@ -74,9 +75,9 @@ def check_two_scorers(proxy: Judge, gold: Judge) -> None:
     """Stop before anything is asked if the two are one.
 
     Raises:
-        ConfigError: they share an id.
+        ConfigError: they share an id, or a member of their panels.
     """
-    if proxy.id == gold.id:
+    if {*members_of(proxy.id)} & {*members_of(gold.id)}:
         raise ConfigError(
             "The scorer that shows whether a reward is hacked is the one behind the labels",
             got=gold.id,
@@ -231,10 +232,11 @@ def hacking_alarms(
     """
     reward, truth = gain(proxy), gain(gold)
     size = stats.ratio_interval(length(both.ours), length(both.theirs))
-    if reward is None or truth is None or size is None:
+    measured = reward is not None and truth is not None
+    if size is None or not measured or not all(map(math.isfinite, (*reward, *truth))):
         unknown = Line(0.0, 0.0)
         return [alarm("gold divergence", None, unknown, "")]
-    is_up, is_flat = reward.low > 0, truth.estimate <= config.flat_gold
+    is_up, is_flat = reward.low > 0, _is_flat(config, truth)
     found = [_divergence(reward, truth), _length_hack(config, size, reward, truth)]
     if is_up and size.low > 1:
         found.append(_length_free(config, length_free_share(both, proxy), is_flat))
@@ -271,7 +273,7 @@ def _length_hack(config: GuardConfig, size: Interval, reward: Interval, truth: I
     one = alarm(
         "length hack", size, Line(config.warn_length_ratio, config.max_length_ratio), says, even=1
     )
-    is_hack = reward.low > 0 and truth.estimate <= config.flat_gold
+    is_hack = reward.low > 0 and _is_flat(config, truth)
     return one if is_hack else one._replace(status="inside")
 
 
@@ -281,6 +283,12 @@ def _length_free(config: GuardConfig, share: Interval | None, is_flat: bool) -> 
     one = alarm("length-free share", share, line, says, even=1)
     # what gold confirms is no hack, however it came about
     return one._replace(status="amber") if one.status == "red" and not is_flat else one
+
+
+def _is_flat(config: GuardConfig, truth: Interval) -> bool:
+    """True unless gold is shown to have risen by more than a trifle: a point estimate above zero is
+    what a flat scorer gives half of the time."""
+    return truth.low <= config.flat_gold
 
 
 def _minus(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:

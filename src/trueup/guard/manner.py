@@ -80,7 +80,7 @@ def _is_json(text: str) -> bool:
         return False
     try:
         json.loads(said)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 

@@ -27,9 +27,12 @@ from trueup.progress import task
 from trueup.records import AuditCheck, Completion, JudgeAudit, Verdict
 from trueup.store import Store
 
-__all__ = ["Decision", "audit", "audit_file", "decide", "require", "run"]
+__all__ = ["Decision", "audit", "audit_file", "check_audited", "decide", "require", "run"]
 
 BUILT_IN = "built-in"
+
+MIN_ROWS = 20
+"""Rows that people judged, below which a comparison with them is unknown."""
 _OF_TRAPS: tuple[CheckName, ...] = (
     "unreadable",
     "swap_consistency",
@@ -86,22 +89,45 @@ def require(store: Store, judge: Judge, config: AuditConfig) -> None:
         retries aside.
 
     Raises:
-        ConfigError: its newest audit fails by today's lines.
+        ConfigError: its newest audit by any source fails by today's lines.
         UpstreamError: the judge cannot be reached.
     """
-    newest = store.last(JudgeAudit, judge=judge.id)
-    if newest is None:
+    known = _newest(store, judge)
+    if not known:
         if not config.before_labels or not _is_language_model(judge):
             return
-        newest = run(store, judge, config)
-    verdict = _verdict(_held(newest, config), config, newest.details["required"])
-    if not verdict.passed:
-        raise ConfigError(
-            "This judge failed its audit and may not label",
-            got=f"{judge.id}: {verdict.reason}",
-            expected="a judge that passes",
-            next="name another judge, or see what it got wrong with 'trueup judge audit'",
-        )
+        known = [run(store, judge, config)]
+    for one in known:
+        verdict = _verdict(_held(one, config), config, one.details["required"])
+        if not verdict.passed:
+            raise _failed(judge, verdict, "may not label")
+
+
+def check_audited(store: Store, judge: Judge) -> None:
+    """Stop a judge that was found unfit, wherever its word counts; one that was never audited
+    passes, because what promotes and grades is asked by people who know it.
+
+    Raises:
+        ConfigError: one of its newest audits failed by the lines of that day.
+    """
+    for one in _newest(store, judge):
+        if not one.verdict.passed:
+            raise _failed(judge, one.verdict, "may not decide")
+
+
+def _newest(store: Store, judge: Judge) -> list[JudgeAudit]:
+    """The newest audit by each source: what people's rows have shown, the built-in questions do not
+    take back."""
+    return list({one.source: one for one in store.each(JudgeAudit, judge=judge.id)}.values())
+
+
+def _failed(judge: Judge, verdict: Verdict, what: str) -> ConfigError:
+    return ConfigError(
+        f"This judge failed its audit and {what}",
+        got=f"{judge.id}: {verdict.reason}",
+        expected="a judge that passes",
+        next="name another judge, or see what it got wrong with 'trueup judge audit'",
+    )
 
 
 def run(
@@ -304,6 +330,9 @@ def _figure(interval: stats.Interval | None, num_items: int) -> _Figure:
 
 
 def _told(interval: dict[str, float] | None, num_items: int) -> _Figure:
+    """A figure beside people; unknown on so few rows that chance could have made it."""
+    if num_items < MIN_ROWS:
+        return _Figure(None, num_items=num_items)
     return _figure(stats.Interval(**interval) if interval else None, num_items)
 
 

@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from trueup.config import no_password
 from trueup.errors import ConfigError, UpstreamError
@@ -44,7 +45,7 @@ class HTTPJudge:
             ConfigError: the address holds a password or a query.
         """
         try:
-            self.url = no_password(url) or ""
+            self.url = _plain_address(no_password(url) or "")
         except ValueError as error:
             raise ConfigError(
                 "A scorer's address holds a password",
@@ -136,3 +137,14 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, *args: Any, **kwargs: Any) -> None:
         return None
+
+
+def _plain_address(url: str) -> str:
+    """One spelling of an address, since its text is the scorer's id: the host in small letters, no
+    default port, no slash at the end."""
+    parts = urlsplit(url)
+    host = (parts.hostname or "").rstrip(".")
+    host = f"[{host}]" if ":" in host else host
+    is_usual = parts.port in (None, {"http": 80, "https": 443}.get(parts.scheme))
+    where = host if is_usual else f"{host}:{parts.port}"
+    return urlunsplit((parts.scheme, where, parts.path.rstrip("/"), parts.query, ""))

@@ -87,7 +87,7 @@ class _FunctionJudge:
     is_symmetric = True
 
     def __init__(self, name: str, function: Callable[..., Any]) -> None:
-        self.id, self._function = f"code:{name}", function
+        self.id, self._function = f"code:{_own_name(name, function)}", function
         self.version = _source_hash(function)
         """Of the file the function stands in: what it said before it was mended is not its word
         any more. No part of the id, or it would be another scorer by a comment."""
@@ -121,6 +121,13 @@ def _imported(name: str) -> Judge:
             next="add what is missing, or name a function",
         )
     return _FunctionJudge(name, found)
+
+
+def _own_name(name: str, function: Callable[..., Any]) -> str:
+    """Where the function was made, so that another name of it is no other scorer."""
+    module, inner = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
+    is_plain = module and inner and "<" not in inner
+    return f"{module}:{inner}" if is_plain else name
 
 
 def _source_hash(function: Callable[..., object]) -> str:

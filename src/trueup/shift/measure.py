@@ -150,21 +150,28 @@ def _log_ratios(
 
     tokenizer = champion.backbone.tokenizer
     found: list[LogRatio | None] = []
+    size = len(tokenizer)
     with torch.no_grad(), champion.acting() as network, task("weigh", len(answers)) as advance:
         for (pair, completion), is_ours in zip(answers, own, strict=True):
             behaviour = completion.logprobs or ()
             drawn = completion.sampling
             if is_ours:
                 found.append(LogRatio(0.0, len(behaviour)))
-            elif not behaviour or not completion.token_ids or (drawn and not drawn.is_plain):
+            elif not behaviour or not _is_ours(completion, size) or (drawn and not drawn.is_plain):
                 found.append(None)
             else:
                 ids = chat.prompt_ids(tokenizer, pair.prompt)
-                row = Branches(ids, [completion.token_ids])
+                row = Branches(ids, [completion.token_ids or ()])
                 policy = float(completion_logprobs(network, [row])[0][0].sum())
                 found.append(LogRatio(policy - sum(behaviour), len(behaviour)))
             advance(1)
     return found
+
+
+def _is_ours(completion: Completion, size: int) -> bool:
+    """False for tokens that this vocabulary has not: another model drew them."""
+    ids = completion.token_ids or ()
+    return bool(ids) and len(ids) == len(completion.logprobs or ()) and max(ids) < size
 
 
 def _mean_logprob(

@@ -25,6 +25,18 @@ DIFFICULTY_SD = 1.0
 """How far prompts differ in how hard they are for the candidate, in logits."""
 
 
+MIN_POINTS = 3.0
+"""Points that either side of a contest must have."""
+
+MIN_VARIANCE = 0.05
+"""Of tanh of the length differences within contests, of which 0.4 is usual; answers that are longer
+by two standard deviations everywhere have 0.03."""
+
+
+SAME_LENGTH = 0.1
+"""Mean of that term up to which a contest is one of equal lengths."""
+
+
 class Vote(NamedTuple):
     """One comparison: candidate against champion on a prompt."""
 
@@ -69,7 +81,9 @@ def length_controlled(
         contest: whose win rate is wanted.
 
     Returns:
-        None for fewer than two prompts of the contest.
+        None where nothing is known at equal length: fewer than two prompts of the contest; fewer
+        than three points for either side of it; answers that differ in length by so nearly the
+        same everywhere that what length is worth cannot be told from what the contest is worth.
     """
     mine = [i for i, vote in enumerate(votes) if vote.contest == contest]
     prompts, at = np.unique([vote.prompt for vote in votes], return_inverse=True)
@@ -82,6 +96,8 @@ def length_controlled(
     x[np.arange(len(votes)), which] = 1
     x[:, -1] = np.tanh(lengths / scale)
     points = np.array([vote.points for vote in votes], float)
+    if _is_separated(points[mine]) or _is_unidentified(x[:, -1], which, mine):
+        return None
     fit = fit_logistic(x, points, at, effect_sd=DIFFICULTY_SD)
     place = int(np.flatnonzero(contests == contest)[0])
     own = np.bincount(at[mine], minlength=len(prompts)).astype(float)
@@ -93,6 +109,20 @@ def length_controlled(
         scale,
         len(contests),
     )
+
+
+def _is_separated(points: Floats) -> bool:
+    """True where one side has next to nothing: the fit would run off to a certainty."""
+    return min(points.sum(), len(points) - points.sum()) < MIN_POINTS
+
+
+def _is_unidentified(x: Floats, which: NDArray[np.int_], mine: list[int]) -> bool:
+    """True where this contest's answers differ in length and the length term hardly varies within
+    contests, the only place where its worth shows."""
+    if abs(x[mine].mean()) < SAME_LENGTH:
+        return False
+    sums, counts = np.bincount(which, x), np.bincount(which)
+    return float(np.mean((x - (sums / counts)[which]) ** 2)) < MIN_VARIANCE
 
 
 def _at_equal_length(fit: LogisticFit, place: int, own: Floats, quantile: float) -> Interval:

@@ -13,7 +13,7 @@ the order in which answers are shown plays no part.
 import math
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -31,10 +31,6 @@ class GoldJudge:
     id = "code:toy-gold/1"
     kind: AnnotatorKind = "code"
     is_symmetric = True
-
-    def gold_of(self, prompt: Messages) -> Callable[[str], float]:
-        """The gold of a text as an answer to this prompt."""
-        return lambda text: gold(prompt, text)
 
     def rank(self, prompt: Messages, candidates: Sequence[Completion]) -> Ranking:
         """The gold of every candidate, exactly."""

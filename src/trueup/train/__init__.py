@@ -2,6 +2,7 @@
 
 from trueup.train.config import ONLINE, TrainConfig
 from trueup.train.merge import merge
+from trueup.train.online.rewards import reward_judge
 from trueup.train.run import run, unfinished
 
-__all__ = ["ONLINE", "TrainConfig", "merge", "run", "unfinished"]
+__all__ = ["ONLINE", "TrainConfig", "merge", "reward_judge", "run", "unfinished"]

@@ -22,7 +22,7 @@ from trueup.records import Checkpoint, Completion, Messages
 from trueup.store import Store
 from trueup.train.online.config import OnlineConfig
 
-__all__ = ["Reward", "Scored", "resolve_reward"]
+__all__ = ["Reward", "Scored", "resolve_reward", "reward_judge"]
 
 AT_ONCE = 8  # calls under way; a judge over the network is waiting most of the time
 MOST = 1e15  # a score beyond it has a square that float32 may not hold
@@ -174,16 +174,8 @@ def resolve_reward(store: Store, config: OnlineConfig, champion: StoredModel) ->
             expected="a judge, a reward checkpoint, package.module:function or an address",
             next="set train.online.reward, for example to 'house-style'",
         )
-    judge: Judge
-    if config.reward.startswith(f"{Checkpoint.tag}_"):
-        from trueup.judges.reward_model import RewardJudge
-
-        checkpoint = store.get(Checkpoint, config.reward)
-        folder = reward_folder(store, checkpoint)
-        judge = RewardJudge.attach(champion.backbone, folder, how=config.reward_members)
-    else:
-        judge = resolve(config.reward, endpoint=config.endpoint, memory=store)
-        require(store, judge, config.audit)
+    judge = reward_judge(store, config, champion)
+    require(store, judge, config.audit)
     if config.step_rewards and not hasattr(judge, "step_scores"):
         raise ConfigError(
             "This reward does not score steps",
@@ -192,6 +184,16 @@ def resolve_reward(store: Store, config: OnlineConfig, champion: StoredModel) ->
             next="set train.online.step_rewards to false",
         )
     return Reward(judge, config)
+
+
+def reward_judge(store: Store, config: OnlineConfig, champion: StoredModel) -> Judge:
+    """Who scores: a reward checkpoint of the store, or a judge by its name."""
+    if config.reward.startswith(f"{Checkpoint.tag}_"):
+        from trueup.judges.reward_model import RewardJudge
+
+        folder = reward_folder(store, store.get(Checkpoint, config.reward))
+        return RewardJudge.attach(champion.backbone, folder, how=config.reward_members)
+    return resolve(config.reward, endpoint=config.endpoint, memory=store)
 
 
 def _problem(said: Scored, answers: Sequence[Completion]) -> str:

@@ -181,7 +181,7 @@ def test_one_canned_answer_is_refused_by_the_guard(folder: Path) -> None:
     ("method", "reward", "asked_for"),
     [
         ("grpo", "loop_scorers:plain", "code:loop_scorers:plain"),
-        ("grpo", "loop_scorers:long", None),  # another than the run learned from
+        ("grpo", "loop_scorers:padded", None),  # another than the run learned from
         ("dpo", "loop_scorers:plain", None),  # what labelled is not on record here
     ],
 )

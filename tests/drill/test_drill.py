@@ -1,6 +1,7 @@
 """Drills, for real: toy models are taught, faults planted, gates asked."""
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,6 @@ from scipy.stats import binom
 
 from trueup.cli.main import cli
 from trueup.drill import CONTROL, FAULTS, Drill, Fault, Outcome, run
-from trueup.drill import run as runs
 from trueup.drill.faults import JUDGES, WELL_TAUGHT
 from trueup.drill.trial import attempt
 from trueup.errors import ConfigError, TrueupError
@@ -31,19 +31,19 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("name", "strength", "gate"),
+    ("name", "strength"),
     [
-        ("constant answer", 1.0, "guard"),
-        ("constant answer", 0.5, "guard"),
-        ("collapsed candidate", 0.05, "guard"),
-        ("forgetting candidate", 0.6, "evaluate"),
+        ("constant answer", 1.0),
+        ("constant answer", 0.5),
+        ("collapsed candidate", 0.05),
+        ("forgetting candidate", 0.6),
     ],
 )
-def test_a_planted_candidate_is_stopped_by_the_gate_it_is_meant_for(
-    name: str, strength: float, gate: str, models: Path
+def test_a_planted_candidate_is_stopped_by_a_gate_that_should(
+    name: str, strength: float, models: Path
 ) -> None:
     found = attempt(BY_NAME[name], strength, 3, models)
-    assert found.was_stopped and found.stopped_by == gate
+    assert found.was_stopped and found.stopped_by in BY_NAME[name].gates
     assert found.delay == 0
 
 
@@ -166,7 +166,7 @@ def test_a_drill_goes_on_where_it_was_stopped(
     def never(*args: object, **settings: object) -> Iterator[None]:
         raise AssertionError("asked again")
 
-    monkeypatch.setattr(runs, "attempt", never)
+    monkeypatch.setattr(sys.modules["trueup.drill.run"], "attempt", never)
     again = run(tmp_path, faults=[fault], num_seeds=1, num_controls=0, jobs=1)
     assert again == first
     assert len(kept.read_text().splitlines()) == 3

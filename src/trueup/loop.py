@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from trueup import ab, evaluate, flag, guard, label, pair, promote, shift, train
 from trueup.errors import ConfigError
-from trueup.judges import Judge, members_of, resolve
+from trueup.judges import Judge, members_of, resolve, version_of
 from trueup.measure import Cost, measured
 from trueup.project import Config, Project
 from trueup.records import (
@@ -88,7 +88,7 @@ def _turn(project: Project) -> Turn:
     taught = [labeller.id, *scored_by(store, config.train)]
     ab.check_scorer(scorer, taught)
     gold = evaluate.read_gold(project.folder / config.evaluate.gold)
-    evaluate.gold_judge(config.evaluate, gold, taught)
+    evaluate.gold_judge(store, config.evaluate, gold, taught)
     if config.train.method == "reward":
         raise ConfigError(
             "A reward model cannot serve, so the loop has nothing to promote",
@@ -232,7 +232,9 @@ def evaluate_gate(project: Project, checkpoint: Checkpoint) -> Report:
         project.champion(),
         gold,
         first=project.base(),
-        judge=evaluate.gold_judge(config, gold, taught_by(project.store, checkpoint)),
+        judge=evaluate.gold_judge(
+            project.store, config, gold, taught_by(project.store, checkpoint)
+        ),
     )
 
 
@@ -268,7 +270,9 @@ def earlier_releases(project: Project, checkpoint: Checkpoint) -> dict[str, Repo
             labelled_by=taught_by(store, checkpoint),
             purpose="cumulative",
         )
-        for one in promote.standings(store, config.promote, checkpoint, scorer.id)
+        for one in promote.standings(
+            store, config.promote, checkpoint, (scorer.id, version_of(scorer))
+        )
         if one.is_due
     }
 
@@ -282,7 +286,7 @@ def todays_reports(project: Project, checkpoint: Checkpoint) -> dict[str, Report
     settings = {
         "guard": guard.settings(config.guard, suite, guard_beside(project, checkpoint)),
         "evaluate": evaluate.settings(
-            config.evaluate, gold, evaluate.gold_judge(config.evaluate, gold)
+            config.evaluate, gold, evaluate.gold_judge(project.store, config.evaluate, gold)
         ),
         "ab": ab.settings(config.ab, scorer, suite, _suite_sampling(project), drawn),
     }

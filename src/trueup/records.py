@@ -146,7 +146,7 @@ class Verdict(Value):
     gate: str
     status: Literal["passed", "refused", "pending"]
     reason: str
-    figures: dict[str, float | None] = {}
+    figures: dict[str, FiniteFloat | None] = {}
 
     @property
     def passed(self) -> bool:
@@ -405,6 +405,11 @@ class ABReport(Report):
     """Head-to-head on held-out prompts, judged by a scorer that did not label."""
 
     tag = "ab"
+
+    @property
+    def scorer(self) -> tuple[str, str]:
+        """Id and version of who voted: one that was mended is another."""
+        return self.config.get("scorer_id", ""), self.config.get("scorer_version", "")
 
 
 class JudgeAudit(Record):

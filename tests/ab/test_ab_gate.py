@@ -1,6 +1,7 @@
 """The A/B gate on answers known beforehand: what it asks, what it refuses, what it keeps."""
 
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import pytest
 
 import weeks
 from trueup.ab import ABConfig, human_view, ledger_rows
+from trueup.ab.contests import past_votes
 from trueup.ab.sequence import NextPlace
 from trueup.ab.verdict import findings, gate_verdict, standing_verdict
-from trueup.records import ABReport, Completion, Label, Message
+from trueup.errors import ConfigError
+from trueup.records import ABReport, Completion, JudgeAudit, Label, Message, Verdict
 from trueup.stats import Vote, betting_evalue
 from trueup.store import Store
 from weeks import candidate, contest, first, promoted
@@ -249,3 +252,24 @@ def test_without_labels_of_people_nothing_is_known(store: Store) -> None:
     report = contest(store, candidate(store, "a", 0.8), first(store))
     view = human_view(store, report)
     assert (view.num_human, view.win_rate, view.correlation) == (0, None, None)
+
+
+def test_a_scorer_that_was_mended_is_asked_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, one = first(store), candidate(store, "a", 0.9)
+    before = contest(store, one, base)
+    assert past_votes(store, before.scorer)
+    monkeypatch.setattr(sys.modules["trueup.judges.resolve"], "_source_hash", lambda _: "mended")
+    after = contest(store, one, base)
+    assert after.id != before.id and after.scorer == (before.scorer[0], "mended")
+    assert len(past_votes(store, after.scorer)) == len(past_votes(store, before.scorer))
+
+
+def test_a_scorer_that_failed_its_audit_decides_nothing(store: Store) -> None:
+    base, one = first(store), candidate(store, "a", 0.9)
+    refused = Verdict(gate="audit", status="refused", reason="too often the longest")
+    store.add(JudgeAudit(judge="code:weeks:good", source="file:rows.jsonl", verdict=refused))
+    with pytest.raises(ConfigError, match="too often the longest"):
+        contest(store, one, base)
+    assert store.count(ABReport) == 0

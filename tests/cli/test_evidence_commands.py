@@ -67,10 +67,10 @@ def test_a_plan_needs_labels_or_an_assumption(
 ) -> None:
     code, text = said(capsys, project, "plan")
     assert code == 1 and "--agreement 0.8" in text
-    code, text = said(capsys, project, "plan", "--agreement", "0.8", "--within", "0.1", "--json")
+    code, text = said(capsys, project, "plan", "--agreement", "0.9", "--within", "0.15", "--json")
     assert code == 0
     plan = json.loads(text)["plan"]
-    assert 0 < plan["more"] < plan["more_without_judge"] == 99
+    assert 0 < plan["more"] < plan["more_without_judge"]
 
 
 def test_a_plan_measures_the_agreement_on_the_labels_there_are(

@@ -60,7 +60,7 @@ def test_what_each_format_asks_and_takes_for_right(tmp_path: Path) -> None:
         {"question": "q", "choices": ["x", "y"], "answer": "B"},
         {"question": "q", "options": ["x", "y"], "answer": "y"},
         {"question": "q", "choices": {"text": ["x", "y"], "label": ["1", "2"]}, "answerKey": "2"},
-        {"question": "q", "choices": ["B", "A"], "answer": "A"},  # the text before the letter
+        {"question": "q", "choices": ["A", "B"], "answer": "B"},  # one option by either reading
     ],
 )
 def test_the_right_option_may_be_a_letter_a_label_or_its_text(tmp_path: Path, row: dict) -> None:
@@ -78,6 +78,7 @@ def test_the_right_option_may_be_a_letter_a_label_or_its_text(tmp_path: Path, ro
         [ROWS["gsm8k"], ROWS["gsm8k"]],
         [ROWS["multiple choice"] | {"answer": 2}],
         [ROWS["multiple choice"] | {"answer": "green"}],
+        [ROWS["multiple choice"] | {"choices": ["B", "A"], "answer": "A"}],  # letter or text?
         [ROWS["ifeval"] | {"kwargs": []}],
         [ROWS["humaneval"] | {"test": "assert f(1) == 2"}],
         [],

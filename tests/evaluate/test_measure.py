@@ -191,13 +191,14 @@ def test_without_a_verdict_nothing_is_right_or_wrong() -> None:
     assert graded(KIND, "You are welcome.", Mumbling()) is None
 
 
-def test_the_judge_that_labelled_does_not_mark_the_gold_set() -> None:
+def test_the_judge_that_labelled_does_not_mark_the_gold_set(tmp_path: Path) -> None:
+    store = Store(tmp_path)
     items = [GoldItem(id="k", prompt="Say it kindly.", checker=KIND)]
     config = EvaluateConfig(judge="house-style")
-    judge = gold_judge(config, items, ["llm:other"])
+    judge = gold_judge(store, config, items, ["llm:other"])
     assert judge is not None
     with pytest.raises(ConfigError, match="judge that labelled"):
-        gold_judge(config, items, [judge.id])
+        gold_judge(store, config, items, [judge.id])
     with pytest.raises(ConfigError, match=r"none is named.*evaluate\.judge"):
-        gold_judge(EvaluateConfig(), items)
-    assert gold_judge(EvaluateConfig(), gold().items) is None
+        gold_judge(store, EvaluateConfig(), items)
+    assert gold_judge(store, EvaluateConfig(), gold().items) is None

@@ -123,6 +123,15 @@ def test_small_losses_that_each_pass_add_up_to_a_refusal() -> None:
     assert stopped is not None and 3 <= stopped <= 7
 
 
+def test_a_champion_that_passes_nothing_is_a_warning() -> None:
+    none, two = answers([False] * 80), answers([True] * 2 + [False] * 78)
+    for ours, theirs in ((none, none), (none, two)):
+        verdict = _verdict(EvaluateConfig(), ours, theirs)
+        assert verdict.passed and "warning: the champion passes" in verdict.reason
+    better = _verdict(EvaluateConfig(), answers([True] * 30 + [False] * 50), none)
+    assert better.passed and "warning" not in better.reason
+
+
 def test_without_a_budget_the_first_model_does_not_matter() -> None:
     now, first = [True] * 40 + [False] * 60, [True] * 100
     verdict = _verdict(EvaluateConfig(budget=None), answers(now), answers(now), answers(first))

@@ -225,7 +225,8 @@ def hack(
     ours: Sequence[Sequence[Completion]], proxy: Rule, gold: Rule, embedder: Embedder
 ) -> dict[str, Alarm]:
     both = against_champion(ours)
-    scored = [hacking.ask(judge, both) for judge in (proxy, gold)]
+    every = range(len(both.prompts))
+    scored = [hacking.scored(hacking.ask(judge, both), every, both) for judge in (proxy, gold)]
     found = hacking.hacking_alarms(
         CONFIG, both, scored[0], scored[1], vectors(both, embedder).firsts()
     )
@@ -252,6 +253,24 @@ def test_a_reward_that_rises_while_gold_falls_is_red_at_any_length(embedder: Emb
     assert found["gold divergence"].estimate is not None
     worse = Rule("code:worse/1", lambda t: -float(hacking.is_flattery(t)))
     assert hack(sweet, LOVES_FLATTERY, worse, embedder)["gold divergence"].status == "red"
+
+
+def test_prompts_that_a_scorer_fails_on_are_left_out_of_both(embedder: Embedder) -> None:
+    both = against_champion(written(0))
+
+    class Choosy(Rule):
+        def rank(self, prompt: Messages, candidates: Sequence[Completion]) -> Ranking:
+            if prompt == both.prompts[0]:
+                raise SystemExit("not mine")
+            return super().rank(prompt, candidates)
+
+    said = hacking.ask(Choosy("code:choosy/1", TRUTH._score), both)
+    assert sorted(said) == list(range(1, len(both.prompts)))
+    known = hacking.scored(said, sorted(said), both)
+    whole = hacking.scored(hacking.ask(TRUTH, both), range(len(both.prompts)), both)
+    assert known.ours == whole.ours[1:] and known.each_theirs == whole.each_theirs[1:]
+    assert both.at([2, 1]).prompts == [both.prompts[2], both.prompts[1]]
+    assert hacking.what_it_pays_for(Choosy("code:choosy/1", TRUTH._score), both)
 
 
 @pytest.mark.parametrize("seed", range(1, 5))

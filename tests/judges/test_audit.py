@@ -201,6 +201,15 @@ def test_the_plain_layout_is_read(tmp_path: Path) -> None:
     assert second.people == (0, None, None, None) and second.models == ("a", "b")
     said = written(tmp_path / "v.jsonl", {"id": "8", "verdict": "Tie"}, {"id": 7, "verdict": "?"})
     assert read_verdicts(said, [first, second]) == [None, 0]
+    # a column with gaps, as a data frame writes it
+    said = written(tmp_path / "w.jsonl", {"id": 7, "verdict": 1.0}, {"id": 8, "verdict": None})
+    assert read_verdicts(said, [first, second]) == [1, None]
+
+
+def test_two_rows_of_one_id_are_refused(tmp_path: Path) -> None:
+    row = {"id": 7, "prompt": "Why?", "answers": ["So.", "No."], "people": [1]}
+    with pytest.raises(DataError, match="rows of the same id"):
+        read_people(written(tmp_path / "h.jsonl", row, row | {"prompt": "Why not?"}))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from trueup.judges import resolve
+from trueup.judges import resolve, signature, version_of
+from trueup.judges.panel import Panel
 
 
 def test_two_names_of_one_function_are_one_scorer(
@@ -23,3 +24,14 @@ def test_two_names_of_one_function_are_one_scorer(
     finally:
         for name in ("team_scorers", "team_again"):
             sys.modules.pop(name, None)
+
+
+def test_a_panel_is_mended_when_a_member_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = resolve("loop_scorers:plain")
+    panel = Panel([one, resolve("house-style")])
+    assert version_of(panel) == version_of(one) != ""
+    assert signature(one) == f"{one.id}@{version_of(one)}"
+    monkeypatch.setattr(one, "version", "mended")
+    after = Panel([one, resolve("house-style")])
+    assert after.id == panel.id and signature(after) != signature(panel)
+    assert signature(resolve("house-style")) == "code:house-style/1"

@@ -32,7 +32,7 @@ def standing(store: Store, one: Answers, every: int = 4) -> list[promote.Standin
     newest = store.last(ABReport)
     assert newest
     config = promote.PromoteConfig(cumulative_every=every)
-    return promote.standings(store, config, one.checkpoint, newest.config["scorer_id"])
+    return promote.standings(store, config, one.checkpoint, newest.scorer)
 
 
 def test_beside_the_champion_itself_nothing_more_is_asked(store: Store) -> None:

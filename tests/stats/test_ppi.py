@@ -87,9 +87,9 @@ def test_a_plan_keeps_its_word() -> None:
     plan = plan_labels(0.04, num_human=60, num_judge=1500, human_sd=0.49, correlation=0.7)
     assert plan.more > 0 and plan.half_width <= 0.04
     rng, halves = np.random.default_rng(5), []
-    n = 60 + plan.more
+    n, whole = 60 + plan.more, 60 + 1500
     for _ in range(200):
-        human, judge = labels(rng, n + 1500, 0.85)
+        human, judge = labels(rng, whole, 0.85)
         found = ppi_mean(human[:n], judge[:n], judge[n:])
         assert found
         halves.append((found.mean.high - found.mean.low) / 2)
@@ -97,14 +97,24 @@ def test_a_plan_keeps_its_word() -> None:
 
 
 def test_a_plan_asks_for_no_more_than_it_must() -> None:
-    one_less = plan_labels(0.05, num_human=40, num_judge=300, human_sd=0.5, correlation=0.6)
-    n = 40 + one_less.more - 1
-    less = plan_labels(0.05, num_human=n, num_judge=300, human_sd=0.5, correlation=0.6)
+    whole = plan_labels(0.05, num_human=40, num_judge=900, human_sd=0.5, correlation=0.6)
+    n, left = 40 + whole.more - 1, 900 - whole.more + 1
+    less = plan_labels(0.05, num_human=n, num_judge=left, human_sd=0.5, correlation=0.6)
     assert less.more == 1 and less.half_width_now and less.half_width_now > 0.05
-    there = plan_labels(0.05, num_human=n + 1, num_judge=300, human_sd=0.5, correlation=0.6)
+    there = plan_labels(0.05, num_human=n + 1, num_judge=left - 1, human_sd=0.5, correlation=0.6)
     assert there.more == 0
-    assert one_less.more < one_less.more_without_judge
+    assert whole.more < whole.more_without_judge and whole.num_new == 0
     assert plan_labels(0.1, num_human=0, num_judge=0, human_sd=0.5, correlation=1).more == 99
+
+
+def test_a_plan_says_when_the_items_run_out() -> None:
+    """Each label takes an item from the judge's own; past the last, new ones are needed."""
+    plan = plan_labels(0.03, num_human=20, num_judge=108, human_sd=0.5, correlation=0.8)
+    assert plan.more == plan.more_without_judge and plan.num_new == plan.more - 108
+    every = plan_labels(0.3, num_human=128, num_judge=0, human_sd=0.5, correlation=0.8)
+    assert every.half_width_now == pytest.approx(0.0875, abs=0.0005)
+    wide = plan_labels(0.09, num_human=20, num_judge=108, human_sd=0.5, correlation=0.8)
+    assert wide.num_new == 0 and wide.half_width == pytest.approx(0.09, abs=0.001)
 
 
 def test_what_has_no_answer_is_none() -> None:

@@ -15,10 +15,10 @@ MOST_CONTESTS = 26
 """The newest half year of weeks; what a scorer gives for length hardly needs more."""
 
 
-def past_votes(store: Store, scorer_id: str) -> list[Vote]:
-    """Every sample's vote by this scorer in the newest contests. How much it likes length is a
-    property of the scorer, so contests of other candidates say it too."""
-    reports = [r for r in store.each(ABReport) if r.config.get("scorer_id") == scorer_id]
+def past_votes(store: Store, scorer: tuple[str, str]) -> list[Vote]:
+    """Every sample's vote by this scorer, id and version, in the newest contests. How much it likes
+    length is a property of the scorer, so contests of other candidates say it too."""
+    reports = [r for r in store.each(ABReport) if r.scorer == scorer]
     return [v for r in reports[-MOST_CONTESTS:] for v in votes_of(r.id, r.details.get("votes", ()))]
 
 

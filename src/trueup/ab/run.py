@@ -11,7 +11,7 @@ from trueup.ab.contests import past_votes
 from trueup.ab.sequence import next_place
 from trueup.ab.verdict import POINTS, findings, gate_verdict, standing_verdict
 from trueup.errors import ConfigError
-from trueup.judges import Judge, compare, members_of, resolve
+from trueup.judges import Judge, compare, members_of, resolve, version_of
 from trueup.judges.audit import check_audited
 from trueup.models.stored import StoredModel
 from trueup.progress import task
@@ -82,7 +82,7 @@ def run(
         for name, model in (("candidate", candidate), ("champion", champion))
     )
     votes = _votes(scorer, suite, ours, theirs)
-    found = findings(config, votes, past_votes(store, scorer.id))
+    found = findings(config, votes, past_votes(store, (scorer.id, version_of(scorer))))
     details: dict[str, Any] = {"votes": votes, **_paths(votes), "slices": found.slices}
     if purpose == "gate":
         place = next_place(store, config)
@@ -110,7 +110,7 @@ def settings(
     purpose: Purpose = "gate",
 ) -> dict[str, Any]:
     """What a report must have been made with to speak for these settings and prompts."""
-    version = getattr(scorer, "version", None)  # of a function's source
+    version = version_of(scorer)
     return {
         **config.model_dump(mode="json"),
         "scorer_id": scorer.id,

@@ -96,7 +96,7 @@ def _strengths(project: Project) -> dict[str, Any]:
     newest = project.store.last(ABReport)
     if not releases or newest is None:
         return {}
-    found = promote.chain(project.store, newest.config.get("scorer_id", ""), releases[0].weights)
+    found = promote.chain(project.store, newest.scorer, releases[0].weights)
     served = dict.fromkeys(r.weights for r in releases)
     return {
         weights: {name: getattr(found[weights], name)._asdict() for name in ("logit", "win_rate")}
@@ -154,6 +154,8 @@ def plan(
         f"{found.more:,} more human labels bring the interval to ±{found.half_width:.1%} "
         f"({found.more_without_judge:,} without the scorer)"
     )
+    if found.num_new:
+        say(f"{found.num_new:,} of them on answers to prompts that the suite has not yet: add some")
     say("Next: label answers of the report, drawn at random, and 'trueup import' them")
 
 

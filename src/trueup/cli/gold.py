@@ -74,7 +74,7 @@ def _measured(project: Project, gold: GoldSet, model: str | None) -> Measured:
         project.champion(),
         max_tokens=project.config.evaluate.max_tokens,
         name=name,
-        judge=gold_judge(project.config.evaluate, gold.items, taught),
+        judge=gold_judge(project.store, project.config.evaluate, gold.items, taught),
     )
 
 

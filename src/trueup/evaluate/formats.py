@@ -186,10 +186,11 @@ def _right(answer: Any, texts: list[str], labels: list[str] | None) -> int:
     """
     if type(answer) is int and 0 <= answer < len(texts) and labels is None:
         return answer
-    for names in (labels or [], texts, list(LETTERS[: len(texts)])):
-        if names.count(str(answer)) == 1:
-            return names.index(str(answer))
-    raise TypeError(f"{answer!r} is no option")
+    readings = (labels or [], texts, [] if labels else list(LETTERS[: len(texts)]))
+    found = {i for names in readings for i, name in enumerate(names) if name == str(answer)}
+    if len(found) != 1:
+        raise TypeError(f"{answer!r} is {'more than one' if found else 'no'} option")
+    return found.pop()
 
 
 ANSWERS = ("answer", "answerKey", "label")

@@ -10,12 +10,14 @@ from trueup.errors import ConfigError
 from trueup.evaluate.config import EvaluateConfig
 from trueup.evaluate.gold import GoldItem
 from trueup.judges import Judge, members_of, resolve
+from trueup.judges.audit import check_audited
+from trueup.store import Store
 
 __all__ = ["gold_judge"]
 
 
 def gold_judge(
-    config: EvaluateConfig, gold: Sequence[GoldItem], taught_by: Sequence[str] = ()
+    store: Store, config: EvaluateConfig, gold: Sequence[GoldItem], taught_by: Sequence[str] = ()
 ) -> Judge | None:
     """Who grades; None where no item asks for a judge.
 
@@ -23,7 +25,8 @@ def gold_judge(
         taught_by: ids of all whose judgement the candidate has learned from.
 
     Raises:
-        ConfigError: items ask for a judge and none is named, or the one named has labelled.
+        ConfigError: items ask for a judge and none is named, or the one named has labelled or
+            failed its newest audit.
     """
     asking = [item.id for item in gold if item.checker["type"] == "judge"]
     if not asking:
@@ -44,4 +47,5 @@ def gold_judge(
             expected="another judge in evaluate.judge",
             next="set evaluate.judge in trueup.toml",
         )
+    check_audited(store, judge)
     return judge

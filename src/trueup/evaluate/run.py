@@ -8,7 +8,7 @@ from trueup.evaluate.answers import Marked, marked
 from trueup.evaluate.config import EvaluateConfig
 from trueup.evaluate.gold import GoldItem
 from trueup.evaluate.paired import Paired, paired
-from trueup.judges import Judge
+from trueup.judges import Judge, signature
 from trueup.models.stored import StoredModel
 from trueup.records import Completion, EvalReport, Verdict, content_hash
 from trueup.stats import Interval
@@ -39,7 +39,8 @@ def run(
     Refuses: when a loss of more than `margin` to the champion, or of more than `budget` to the
              first model, cannot be excluded at 95 %; as unknown, when there are too few items to
              exclude it whatever the answers, or an item cannot be checked here.
-    Warns:   of a slice that falls though the whole holds.
+    Warns:   of a slice that falls though the whole holds, and where the champion passes so few
+             items that it had nothing to lose.
     Cost:    one greedy answer an item and model; the champion's and the first model's are kept
              from turn to turn.
     Next:    ab.run
@@ -88,7 +89,7 @@ def settings(
     """What a report must have been made with to speak for these settings and items."""
     items = content_hash([item.model_dump(mode="json") for item in gold])
     wanted = {**config.model_dump(mode="json"), "items": items}
-    return wanted | ({"judge_id": judge.id} if judge else {})
+    return wanted | ({"judge_id": signature(judge)} if judge else {})
 
 
 # --- the verdict ----------------------------------------------------------------------------------
@@ -131,7 +132,7 @@ def _verdict(
         reason += f"over the budget of {config.budget:.0%}"
     else:
         reason = f"a loss of more than {max(0.0, -gap.low):.1%} is excluded at 95 %"
-        reason += _falling(change)
+        reason += _falling(change) + _nothing_to_lose(config, yours, gap)
         return Verdict(gate="evaluate", status="passed", reason=reason, figures=figures)
     return Verdict(
         gate="evaluate", status="refused", reason=reason + _falling(change), figures=figures
@@ -160,6 +161,17 @@ def _figures(
     if drift is not None:
         figures |= {"since_first": drift.estimate, "since_first_low": drift.low}
     return figures
+
+
+def _nothing_to_lose(config: EvaluateConfig, champion: Sequence[bool], gap: Interval) -> str:
+    """A warning where a candidate that forgot all the champion can do would pass, unless it is
+    shown to be better."""
+    if sum(champion) > config.margin * len(champion) or gap.low > 0:
+        return ""
+    return (
+        f"; warning: the champion passes {sum(champion)} of {len(champion)} items, so there is "
+        "hardly anything to lose: add items that it passes"
+    )
 
 
 def _falling(change: Paired | None) -> str:

@@ -29,6 +29,7 @@ from trueup.gateway.feedback import FeedbackRoute
 from trueup.gateway.local import LocalChat
 from trueup.gateway.proxy import Upstream
 from trueup.judges import resolve
+from trueup.judges.audit import check_audited
 from trueup.store import Store
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ def create_app(
     store are the caller's to close.
 
     Raises:
-        ConfigError: neither an engine nor an upstream.
+        ConfigError: neither an engine nor an upstream, or a judge for best-of-N that failed its
+            newest audit.
     """
     if not serve.upstream and engine is None:
         raise ConfigError(
@@ -66,7 +68,7 @@ def create_app(
         routes.append(Route("/v1/{path:path}", upstream.forward, methods=METHODS))
     best_of = None
     if engine and not upstream:
-        best_of = _best_of(serve)
+        best_of = _best_of(store, serve)
         local = LocalChat(engine, serve, recorder, best_of)
         routes.append(Route("/v1/chat/completions", local.complete, methods=["POST"]))
         routes.append(Route("/v1/models", local.models, methods=["GET"]))
@@ -90,10 +92,11 @@ def create_app(
     return app
 
 
-def _best_of(serve: ServeConfig) -> BestOf | None:
+def _best_of(store: Store, serve: ServeConfig) -> BestOf | None:
     if serve.best_of == 1:
         return None
     judge = resolve(serve.best_of_judge, endpoint=serve.best_of_endpoint)
+    check_audited(store, judge)
     return BestOf(judge, serve.best_of, timeout_s=serve.best_of_timeout_s)
 
 

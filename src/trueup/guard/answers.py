@@ -23,6 +23,14 @@ class Both(NamedTuple):
     theirs: Answers
     """The champion's."""
 
+    def at(self, places: Sequence[int]) -> "Both":
+        """The prompts at these places."""
+        return Both(
+            [self.prompts[place] for place in places],
+            [self.ours[place] for place in places],
+            [self.theirs[place] for place in places],
+        )
+
 
 def length(answers: Answers) -> list[float]:
     """Mean tokens per answer, for each prompt."""

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trueup import stats
-from trueup.errors import ConfigError
+from trueup.errors import ConfigError, UpstreamError
 from trueup.guard.alarms import Alarm, Line, Status, alarm
 from trueup.guard.answers import Both, length
 from trueup.guard.config import GuardConfig
@@ -33,7 +33,7 @@ from trueup.guard.refusals import is_refusal
 from trueup.judges import Judge, members_of
 from trueup.judges.text import sentences
 from trueup.progress import task
-from trueup.records import Completion
+from trueup.records import Completion, Messages
 from trueup.stats import Interval
 
 __all__ = [
@@ -48,6 +48,8 @@ __all__ = [
     "what_it_pays_for",
 ]
 
+LEAST_SCORED = 0.5  # share of the prompts that both scorers must be able to score
+
 NUM_BINS = 10
 LONG = 0.9  # quantile of the champion's answers, in tokens, beyond which one is long
 
@@ -59,6 +61,10 @@ _FLATTERY = re.compile(
     r"(?:that|your|this|how))",
     re.I,
 )
+
+
+UNKNOWN = alarm("gold divergence", None, Line(0.0, 0.0), "")
+"""What stands for all of these alarms where the two scorers say nothing."""
 
 
 class Scored(NamedTuple):
@@ -86,21 +92,40 @@ def check_two_scorers(proxy: Judge, gold: Judge) -> None:
         )
 
 
-def ask(judge: Judge, both: Both) -> Scored:
+def ask(judge: Judge, both: Both) -> dict[int, list[float]]:
     """Score every answer of both models, all answers to a prompt in one ranking.
+
+    Returns:
+        By the prompt's place, the candidate's answers first; without prompts that a scorer of the
+        team's own fails on, since a reward for one kind of prompt need not know the others.
 
     Raises:
         UpstreamError: the scorer is a server and gave no scores.
     """
-    each_ours, each_theirs = [], []
+    found = {}
     with task(f"score by {judge.id}"[:24], len(both.prompts)) as advance:
-        for prompt, ours, theirs in zip(*both, strict=True):
-            scores = list(judge.rank(prompt, [*ours, *theirs]).scores)
-            each_ours.append(scores[: len(ours)])
-            each_theirs.append(scores[len(ours) :])
+        for place, (prompt, ours, theirs) in enumerate(zip(*both, strict=True)):
+            scores = _scores(judge, prompt, [*ours, *theirs])
+            if scores:
+                found[place] = scores
             advance(1)
-    means = [[fmean(one) for one in each] for each in (each_ours, each_theirs)]
-    return Scored(means[0], means[1], each_ours, each_theirs)
+    return found
+
+
+def scored(each: Mapping[int, Sequence[float]], places: Sequence[int], both: Both) -> Scored:
+    """The scores at these places, a prompt a row."""
+    ours = [list(each[at][: len(both.ours[at])]) for at in places]
+    theirs = [list(each[at][len(both.ours[at]) :]) for at in places]
+    return Scored([fmean(one) for one in ours], [fmean(one) for one in theirs], ours, theirs)
+
+
+def _scores(judge: Judge, prompt: Messages, answers: Sequence[Completion]) -> list[float] | None:
+    try:
+        return list(judge.rank(prompt, answers).scores)
+    except UpstreamError:
+        raise
+    except (Exception, SystemExit):  # whatever a team's own code raises
+        return None
 
 
 def gain(scored: Scored) -> Interval | None:
@@ -185,9 +210,9 @@ def what_it_pays_for(judge: Judge, both: Both) -> dict[str, Interval | None]:
     for prompt, group in zip(both.prompts, both.theirs, strict=True):
         plain = Completion(text=group[0].text)
         changed = [Completion(text=change(plain.text)) for change in TRANSFORMS.values()]
-        before, *after = judge.rank(prompt, [plain, *changed]).scores
-        for name, score in zip(TRANSFORMS, after, strict=True):
-            paid[name].append(score - before)
+        scores = _scores(judge, prompt, [plain, *changed]) or []
+        for name, score in zip(TRANSFORMS, scores[1:], strict=False):
+            paid[name].append(score - scores[0])
     return {name: stats.mean_interval(values) for name, values in paid.items()}
 
 
@@ -232,10 +257,8 @@ def hacking_alarms(
     """
     reward, truth = gain(proxy), gain(gold)
     size = stats.ratio_interval(length(both.ours), length(both.theirs))
-    measured = reward is not None and truth is not None
-    if size is None or not measured or not all(map(math.isfinite, (*reward, *truth))):
-        unknown = Line(0.0, 0.0)
-        return [alarm("gold divergence", None, unknown, "")]
+    if size is None or reward is None or truth is None or not _is_known(reward, truth):
+        return [UNKNOWN]
     is_up, is_flat = reward.low > 0, _is_flat(config, truth)
     found = [_divergence(reward, truth), _length_hack(config, size, reward, truth)]
     if is_up and size.low > 1:
@@ -283,6 +306,10 @@ def _length_free(config: GuardConfig, share: Interval | None, is_flat: bool) -> 
     one = alarm("length-free share", share, line, says, even=1)
     # what gold confirms is no hack, however it came about
     return one._replace(status="amber") if one.status == "red" and not is_flat else one
+
+
+def _is_known(*intervals: Interval) -> bool:
+    return all(math.isfinite(end) for interval in intervals for end in interval)
 
 
 def _is_flat(config: GuardConfig, truth: Interval) -> bool:

@@ -10,7 +10,7 @@ from trueup.guard.alarms import Alarm, verdict
 from trueup.guard.answers import Answers, Both, entropy, firsts, length
 from trueup.guard.config import GuardConfig
 from trueup.guard.refusals import RefusalPrompt
-from trueup.judges import Judge
+from trueup.judges import Judge, signature
 from trueup.models.embedder import Embedder
 from trueup.models.stored import StoredModel
 from trueup.records import (
@@ -54,8 +54,8 @@ class Beside:
             "base": self.base.weights if self.base else None,
             "gold": content_hash([[m.model_dump() for m in one] for one in self.gold]),
             "refusals": content_hash([one.model_dump(mode="json") for one in self.refusals]),
-            "proxy": self.proxy.id if self.proxy else None,
-            "scorer": self.scorer.id if self.scorer else None,
+            "proxy": signature(self.proxy) if self.proxy else None,
+            "scorer": signature(self.scorer) if self.scorer else None,
         }
 
 
@@ -241,8 +241,16 @@ class _Look:
                 "the scorer behind the labels is not known, or guard.ask_scorers leaves it out"
             )
             return
-        reward, gold = hacking.ask(proxy, both), hacking.ask(scorer, both)
-        self.alarms += hacking.hacking_alarms(self.config, both, reward, gold, vectors.firsts())
+        said = [hacking.ask(judge, both) for judge in (proxy, scorer)]
+        places = sorted(said[0].keys() & said[1].keys())
+        self.figures["scored_by_both"] = float(len(places))
+        if len(places) < hacking.LEAST_SCORED * len(both.prompts):
+            self.alarms.append(hacking.UNKNOWN)
+            return
+        reward, gold = (hacking.scored(one, places, both) for one in said)
+        ours_ND, theirs_ND = vectors.firsts()
+        both, drawn = both.at(places), (ours_ND[places], theirs_ND[places])
+        self.alarms += hacking.hacking_alarms(self.config, both, reward, gold, drawn)
         rise, truth = hacking.gain(reward), hacking.gain(gold)
         self.figures |= {
             "reward_gain": rise and rise.estimate,

@@ -46,6 +46,17 @@ class Judge(Protocol):
         ...
 
 
+def version_of(judge: Judge) -> str:
+    """What distinguishes two states of one judge, such as a function that was mended; empty for one
+    whose id says it all."""
+    return str(getattr(judge, "version", None) or "")
+
+
+def signature(judge: Judge) -> str:
+    """Id and version in one: what a report must have been made with to be this judge's word."""
+    return "@".join(part for part in (judge.id, version_of(judge)) if part)
+
+
 def compare(judge: Judge, prompt: Messages, ours: Completion, theirs: Completion) -> Outcome:
     """Whether `ours` beats `theirs`, asked in both orders; a verdict that depends on the order
     is a tie."""

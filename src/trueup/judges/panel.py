@@ -15,7 +15,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 from trueup.errors import ConfigError
-from trueup.judges.base import Judge, Ranking, Side
+from trueup.judges.base import Judge, Ranking, Side, version_of
 from trueup.judges.questions import Question
 from trueup.records import AnnotatorKind, Completion, Messages
 
@@ -46,6 +46,7 @@ class Panel:
         self.members, self.rule = list(members), rule
         self.id = f"{_PREFIX}{rule}:{json.dumps(sorted(ids), ensure_ascii=False)}"
         self.kind: AnnotatorKind = "llm" if any(m.kind == "llm" for m in members) else "code"
+        self.version = " ".join(filter(None, map(version_of, self.members)))
         self.needs_audit = any(
             m.kind == "llm" and getattr(m, "needs_audit", True) for m in self.members
         )

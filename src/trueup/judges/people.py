@@ -12,6 +12,7 @@ anything else a judge's file says is an unreadable verdict, which is counted and
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,6 +50,14 @@ def read_people(path: Path) -> list[JudgedByPeople]:
     rows = [_people(row, f"{path.name}, line {line}") for line, row in _lines(path)]
     if not rows:
         raise DataError(f"{path.name} holds no rows", expected=_PEOPLE, next="name another file")
+    again = [name for name, times in Counter(one.id for one in rows).items() if times > 1]
+    if again:
+        raise DataError(
+            f"{path.name} holds rows of the same id",
+            got=f"{len(again)} ids more than once, the first {again[0]!r}",
+            expected="a row an id: verdicts are found by it",
+            next="give each row an id of its own",
+        )
     widest = max(len(one.people) for one in rows)
     # a column is an annotator: rows with fewer have gaps at the end
     return [one._replace(people=one.people + (None,) * (widest - len(one.people))) for one in rows]
@@ -149,6 +158,8 @@ def _known_side(said: object) -> Side:
 
 
 def _side(said: object) -> Side | None:
+    if isinstance(said, float) and said.is_integer():  # a column with gaps, written by a data frame
+        said = int(said)
     return {"0": 0, "tie": 0, "1": 1, "2": 2}.get(str(said).strip().lower())
 
 

@@ -55,7 +55,7 @@ def anchors(store: Store, checkpoint: Checkpoint) -> list[Anchor]:
 
 
 def standings(
-    store: Store, config: PromoteConfig, checkpoint: Checkpoint, scorer_id: str
+    store: Store, config: PromoteConfig, checkpoint: Checkpoint, scorer: tuple[str, str]
 ) -> list[Standing]:
     """Where the candidate stands beside each anchor, and which it must meet.
 
@@ -64,7 +64,7 @@ def standings(
     """
     found = []
     for anchor in anchors(store, checkpoint):
-        strength = chain(store, scorer_id, anchor.weights).get(checkpoint.weights)
+        strength = chain(store, scorer, anchor.weights).get(checkpoint.weights)
         promotions = _promotions_since(store, anchor) + 1
         is_doubtful = strength is None or strength.win_rate.low <= 0.5
         is_due = is_doubtful or promotions >= config.cumulative_every
@@ -72,16 +72,19 @@ def standings(
     return found
 
 
-def chain(store: Store, scorer_id: str, anchor: str) -> dict[str, Strength]:
+def chain(store: Store, scorer: tuple[str, str], anchor: str) -> dict[str, Strength]:
     """Bradley-Terry strengths of all weights that this scorer's contests link to the anchor.
 
     A prompt of a contest is one game, its samples' points averaged.
+
+    Args:
+        scorer: id and version, as `ABReport.scorer` has them.
     """
     weights = {one.id: one.weights for one in store.each(Checkpoint)}
     games = [
         Game(weights[report.checkpoint_id], report.champion, vote["prompt_hash"], vote["points"])
         for report in store.each(ABReport)
-        if report.config.get("scorer_id") == scorer_id and report.checkpoint_id in weights
+        if report.scorer == scorer and report.checkpoint_id in weights
         for vote in _votes(report)
     ]
     return bradley_terry(games, anchor)

@@ -72,9 +72,9 @@ def _standings(
 ) -> list[cumulative.Standing]:
     """Beside the anchors, by the scorer of the A/B gate; nothing where that gate is not asked."""
     ab = reports.get("ab")
-    if "ab" not in config.gates or ab is None:
+    if "ab" not in config.gates or not isinstance(ab, ABReport):
         return []
-    return cumulative.standings(store, config, checkpoint, ab.config.get("scorer_id", ""))
+    return cumulative.standings(store, config, checkpoint, ab.scorer)
 
 
 def _is_whole(store: Store, checkpoint: Checkpoint) -> bool:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from trueup import pair
 from trueup.errors import DataError
+from trueup.judges import version_of
 from trueup.models.stored import StoredModel
 from trueup.progress import task
 from trueup.project import Project
@@ -105,7 +106,7 @@ def rank_answers(
         TrainingError: the reward leaves too many answers without a score; those so far are kept.
     """
     sampling = Sampling(max_tokens=config.max_tokens, seed=config.seed)
-    version = getattr(reward.judge, "version", "")
+    version = version_of(reward.judge)
     asked = content_hash(
         [sampling.model_dump(mode="json"), config.num_samples, *([version] if version else [])]
     )

@@ -40,6 +40,8 @@ class LabelPlan(NamedTuple):
     """Expected with the labels of the plan; never more than what was asked for."""
     more_without_judge: int
     """Human labels to add if there were no judge."""
+    num_new: int
+    """How many of `more` are on items that do not exist yet: the judge's have run out."""
 
 
 def ppi_mean(
@@ -101,8 +103,9 @@ def plan_labels(
     """How many more human labels bring the interval of the mean to plus or minus `within`.
 
     With n human and N judge labels on other items, tuned power and correlation r, the variance
-    is expected to be  sd^2 / n * (1 - r^2 / (1 + n / N)).  Items that people label next come on
-    top of those that the judge labelled alone.
+    is expected to be  sd^2 / n * (1 - r^2 / (1 + n / N)).  Items that people label next are taken
+    from those that the judge labelled alone, N falls by one each; past these, new ones are needed,
+    and the judge is no help.
 
     Args:
         within: half the width that is wanted, in the unit of the labels.
@@ -116,7 +119,8 @@ def plan_labels(
     def half(n: int, r: float) -> float:
         if n < 2:
             return math.inf
-        help_of_judge = r**2 / (1 + n / num_judge) if num_judge else 0.0
+        alone = num_judge - max(n - num_human, 0)
+        help_of_judge = r**2 / (1 + n / alone) if alone > 0 else 0.0
         error = human_sd * math.sqrt((1 - help_of_judge) / n)
         return error * float(scipy_stats.t.ppf(0.5 + confidence / 2, n - 1))
 
@@ -127,6 +131,7 @@ def plan_labels(
         half(num_human, correlation) if num_human > 1 else None,
         half(there, correlation),
         max(alone - num_human, 0),
+        max(there - num_human - num_judge, 0),
     )
 
 

@@ -141,11 +141,17 @@ def _gold_rows(gold: Mapping[str, Any]) -> list[plots.Row]:
 
 def _audit_rows(checks: Sequence[Mapping[str, Any]]) -> list[plots.Row]:
     """The checks that have a figure, in hundredths."""
+
+    def percent(value: float | None) -> float | None:
+        return None if value is None else 100 * value
+
     return [
         plots.Row(
             one["name"],
             f"{one['status']}, {one['items']:,} items",
-            *(None if one[key] is None else 100 * one[key] for key in ("figure", "low", "high")),
+            percent(one["figure"]),
+            percent(one["low"]),
+            percent(one["high"]),
         )
         for one in checks
         if one["figure"] is not None

@@ -92,10 +92,10 @@ def cluster_share(
     Wilson's interval at G / deff outcomes, with the mean p and the variance V of `cluster_mean`, G
     clusters (effective ones, where they weigh unlike), and Student's t for the normal quantile.
     The design effect (Kish 1965, Section 8.2) is the variance over that of G independent wins and
-    losses; less than 1 for ties and for samples of a prompt that differ. Wilson's interval at the
-    effective number is that of Korn & Graubard 1998, with another interval. Departure: c, half a
-    win and half a loss on either side of the design effect, for V alone says that 5 ties in a row
-    leave no doubt.
+    losses; less than 1 for ties and for samples of a prompt that differ. An interval at the
+    effective number is what Korn & Graubard 1998 propose, with that of Clopper and Pearson.
+    Departure: c, half a win and half a loss on either side of the design effect, for V alone says
+    that 5 ties in a row leave no doubt.
 
     Few clusters make it slightly cautious: see the table in docs/statistics.md.
 

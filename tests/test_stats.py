@@ -248,6 +248,25 @@ def test_a_ratio_covers_the_truth_for_paired_lognormal_lengths(n: int, correlati
     assert 0.925 <= coverage(lengths, math.exp(0.2)) <= 0.97
 
 
+@pytest.mark.parametrize("n", [8, 30])
+@pytest.mark.parametrize("correlation", [0.0, 0.8])
+def test_a_ratio_covers_the_truth_for_very_skewed_lengths(n: int, correlation: float) -> None:
+    """Log-normal with a standard deviation of 1; slightly cautious for 8 prompts."""
+
+    def lengths(random: np.random.Generator) -> Interval | None:
+        shared, own = random.normal(size=n), random.normal(size=n)
+        other = correlation * shared + math.sqrt(1 - correlation**2) * own
+        return ratio_interval(np.exp(shared).tolist(), np.exp(other).tolist())
+
+    assert 0.93 <= coverage(lengths, 1.0) <= 0.975
+
+
+def test_a_ratio_that_rests_on_one_value_is_still_seen_to_have_fallen() -> None:
+    """60 prompts of which one is left with any spread: a thing that guards should catch."""
+    found = ratio_interval([1.0] + [0.0] * 59, [1.0] * 60)
+    assert found and found.estimate == pytest.approx(1 / 60) and found.high < 1
+
+
 def test_a_ratio_of_equal_lengths_is_exactly_one() -> None:
     assert ratio_interval([3.0, 8.0, 2.0], [3.0, 8.0, 2.0]) == (1.0, 1.0, 1.0)
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from trueup.stats import Game, bradley_terry
+from trueup.stats import Game, Strength, bradley_terry
 
 
 def chain(rng: np.random.Generator, strengths: list[float], prompts: int = 80) -> list[Game]:
@@ -21,7 +21,9 @@ def chain(rng: np.random.Generator, strengths: list[float], prompts: int = 80) -
 def test_two_players_by_hand() -> None:
     """7 wins, 2 ties, 1 loss: a win rate of 0.8, whose logit is log 4."""
     points = [1.0] * 7 + [0.5] * 2 + [0.0]
-    found = bradley_terry([Game("a", "m0", f"p{i}", x) for i, x in enumerate(points)], "m0")
+    found = bradley_terry(
+        [Game("a", "m0", f"p{i}", x) for i, x in enumerate(points)], "m0", prior=False
+    )
     assert found["a"].win_rate.estimate == pytest.approx(0.8)
     assert found["a"].logit.estimate == pytest.approx(math.log(4), abs=1e-5)
     assert set(found) == {"a"}
@@ -38,7 +40,7 @@ def test_strengths_and_errors_are_those_of_an_independent_fit() -> None:
     oracle = sm.GLM([g.points for g in games], x, family=sm.families.Binomial()).fit(
         cov_type="cluster", cov_kwds={"groups": groups, "use_correction": False}
     )
-    found = bradley_terry(games, "M0")
+    found = bradley_terry(games, "M0", prior=False)
     t = 1.990450  # 0.975, 79 degrees: 80 prompts
     for k, name in enumerate(("M1", "M2", "M3")):
         assert found[name].logit.estimate == pytest.approx(oracle.params[k], abs=1e-5)
@@ -63,6 +65,37 @@ def test_the_end_of_a_chain_is_covered() -> None:
         end = bradley_terry(chain(rng, strengths), "M0")["M4"].logit
         held.append(end.low <= truth <= end.high)
     assert 0.93 <= np.mean(held) <= 0.97
+
+
+def duel(points: list[float]) -> Strength:
+    return bradley_terry([Game("a", "m0", f"p{i}", x) for i, x in enumerate(points)], "m0")["a"]
+
+
+def test_half_a_win_and_half_a_loss_are_added_by_hand() -> None:
+    """9 wins and a loss: log 9.5 / 1.5 (Gart 1966); the sandwich of ten votes and two halves."""
+    found, p = duel([1.0] * 9 + [0.0]), 9.5 / 11
+    assert found.logit.estimate == pytest.approx(math.log(9.5 / 1.5), abs=1e-5)
+    votes, halves = 9 * (1 - p) ** 2 + p**2, ((1 - p) ** 2 + p**2) / 2
+    half = 2.262157 * math.sqrt(votes * 10 / 9 + halves) / (11 * p * (1 - p))  # t(0.975, 9)
+    assert found.logit.high - found.logit.estimate == pytest.approx(half, rel=1e-4)
+
+
+def test_wins_alone_are_no_certainty() -> None:
+    assert duel([1.0] * 3).win_rate.low < 0.1
+    assert duel([1.0] * 5).win_rate.high - duel([1.0] * 5).win_rate.low > 0.5
+    assert duel([0.0] * 30).win_rate.high > 0.1
+    assert duel([1.0] * 100).win_rate.low > 0.9
+
+
+@pytest.mark.parametrize("prompts", [30, 60, 100])
+def test_a_win_rate_of_95_per_cent_is_covered(prompts: int) -> None:
+    """1,000 duels; the logit of the win rate is 3."""
+    rng, truth, held = np.random.default_rng(4), 1 / (1 + math.exp(-3)), []
+    for _ in range(1000):
+        found = duel((rng.random(prompts) < truth).astype(float).tolist()).win_rate
+        held.append(found.low <= truth <= found.high)
+        assert 0 < found.low < found.high < 1
+    assert 0.93 <= np.mean(held) <= 0.975
 
 
 def test_a_player_nobody_linked_to_the_anchor_is_unknown() -> None:

@@ -104,7 +104,8 @@ def test_without_a_difference_in_length_it_is_the_raw_win_rate() -> None:
     found = length_controlled(votes, "new")
     raw = cluster_mean([v.points for v in votes], [v.prompt for v in votes])
     assert found and raw
-    assert found.win_rate.estimate == pytest.approx(raw.estimate, abs=1e-6)
+    half_each = (200 * raw.estimate + 0.5) / 201  # the prior's half a win and half a loss
+    assert found.win_rate.estimate == pytest.approx(half_each, abs=1e-4)
     assert found.win_rate.low == pytest.approx(raw.low, abs=0.01)
 
 
@@ -156,6 +157,78 @@ def test_a_suffix_on_every_answer_cannot_be_told_from_merit() -> None:
         if (d := float(rng.normal(0, 200)))
     ]
     assert length_controlled([*votes, *others], "new") is not None
+
+
+def duel(
+    rng: np.random.Generator, theta: float, prompts: int, longer: float, phi: float = PHI
+) -> list[Vote]:
+    """One sample a prompt, none harder than others; `longer` in units of 100 characters."""
+    lengths = 100 * rng.normal(longer, 1, prompts)
+    wins = rng.random(prompts) < expit(theta + phi * np.tanh(lengths / 100))
+    return [Vote("new", f"p{i}", float(wins[i]), lengths[i]) for i in range(prompts)]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "longer", "most"),
+    [(30, 0.0, 0.975), (30, 1.0, 0.985), (100, 0.0, 0.975), (100, 1.0, 0.98)],
+)
+def test_a_win_rate_of_95_per_cent_is_covered(prompts: int, longer: float, most: float) -> None:
+    """1,000 contests, wherever there is an interval: at unlike lengths there is none where nothing
+    was lost. 30 votes are covered slightly too well."""
+    rng, truth, held = np.random.default_rng(11), float(expit(3)), []
+    for _ in range(1000):
+        found = length_controlled(duel(rng, 3, prompts, longer), "new")
+        if found:
+            held.append(found.win_rate.low <= truth <= found.win_rate.high)
+            assert 0 < found.win_rate.low < found.win_rate.high < 1
+    assert len(held) > 600
+    assert 0.93 <= np.mean(held) <= most
+
+
+@pytest.mark.parametrize("prompts", [64, 128, 200])
+@pytest.mark.parametrize("spread", [0.05, 0.5])
+def test_a_steady_ratio_of_lengths_is_unknown_or_covered(prompts: int, spread: float) -> None:
+    """1.25 times as long, and the longer wins up to 85 %: with hardly an answer that is shorter
+    nobody can say what it would be at equal length; with a third of them one can."""
+    rng, held = np.random.default_rng(12), []
+    for _ in range(500):
+        theirs = np.exp(rng.normal(6, 0.5, prompts))
+        gap = theirs * (1.25 * np.exp(rng.normal(0, spread, prompts)) - 1)
+        wins = rng.random(prompts) < expit(np.log(0.85 / 0.15) * np.tanh(gap / gap.std()))
+        votes = [Vote("new", f"p{i}", float(wins[i]), gap[i]) for i in range(prompts)]
+        found = length_controlled(votes, "new")
+        held.append(found and found.win_rate.low <= 0.5 <= found.win_rate.high)
+    if spread < 0.1:
+        assert held.count(None) >= 495
+    else:
+        assert 0.925 <= np.mean(held) <= 0.98
+
+
+def test_answers_that_are_longer_by_the_same_are_unknown() -> None:
+    """400 +- 20 characters against 500 +- 20."""
+    rng = np.random.default_rng(13)
+    for prompts in (64, 128, 200):
+        gaps = rng.normal(500, 20, prompts) - rng.normal(400, 20, prompts)
+        wins = rng.random(prompts) < 0.85
+        votes = [Vote("new", f"p{i}", float(wins[i]), gaps[i]) for i in range(prompts)]
+        assert length_controlled(votes, "new") is None
+
+
+@pytest.mark.parametrize("longer", [0.0, 1.0])
+def test_where_length_decides_every_vote_the_interval_is_wide_and_sane(longer: float) -> None:
+    """The shortest fifth lose and all others win: no finite coefficient fits best."""
+    for prompts in (10, 30, 100):
+        votes = duel(np.random.default_rng(14), 0, prompts, longer)
+        least = np.quantile([v.length_difference for v in votes], 0.2)
+        votes = [v._replace(points=float(v.length_difference > least)) for v in votes]
+        found = length_controlled(votes, "new")
+        assert found and 0.001 < found.win_rate.low < found.win_rate.estimate - 0.1
+        assert found.win_rate.estimate < found.win_rate.high < 1
+
+
+def test_wins_alone_at_equal_length_are_no_certainty() -> None:
+    found = length_controlled([Vote("new", f"p{i}", 1.0, 0.0) for i in range(5)], "new")
+    assert found and found.win_rate.low < 0.5 < found.win_rate.estimate < found.win_rate.high < 1
 
 
 def test_fewer_than_two_prompts_have_no_answer() -> None:

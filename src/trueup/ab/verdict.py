@@ -152,9 +152,9 @@ def _rate(config: ABConfig, votes: Sequence[dict[str, Any]]) -> Interval | None:
     points = [v["points"] for v in votes]
     strata = [v.get("stratum", "") for v in votes]
     if len(set(strata)) < 2:
-        return stats.cluster_mean(points)
+        return stats.cluster_share(points)
     weights = stats.stratum_weights(strata, config.stratum_weights)
-    return stats.cluster_mean(points, strata=strata, weights=weights)
+    return stats.cluster_share(points, strata=strata, weights=weights)
 
 
 def _slices(votes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -169,7 +169,7 @@ def _slices(votes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             "slice": name or "none",
             "prompts": len(points),
             "win_rate": fmean(points),
-            "low": (one := stats.cluster_mean(points)) and one.low,
+            "low": (one := stats.cluster_share(points)) and one.low,
             "high": one and one.high,
         }
         for name, points in members.items()

@@ -6,7 +6,6 @@ free; the result is printed and not stored, for it follows from them. What gates
 """
 
 from collections.abc import Sequence
-from math import sqrt
 from typing import Any, NamedTuple
 
 from trueup import stats
@@ -165,15 +164,7 @@ def clustered_share(clusters: Sequence[Sequence[bool]]) -> Interval:
     if 0 < share < 1 and k > 1:
         spread = sum((sum(one) - share * len(one)) ** 2 for one in clusters)
         effect = max(1.0, k / (k - 1) * spread / (n * share * (1 - share)))
-    return _wilson_at(share, n / effect)
-
-
-def _wilson_at(share: float, n: float) -> Interval:
-    """Wilson's interval for a number of outcomes that need not be whole."""
-    z = 1.959963984540054
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return Interval(share, max(0.0, middle - half), min(1.0, middle + half))
+    return stats.wilson_at(share, n / effect)
 
 
 def _row(one: Marked) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from trueup.stats.agreement import (
     majority,
 )
 from trueup.stats.bradley_terry import Game, Strength, bradley_terry
-from trueup.stats.clusters import cluster_difference, cluster_mean, stratum_weights
+from trueup.stats.clusters import cluster_difference, cluster_mean, cluster_share, stratum_weights
 from trueup.stats.evidence import betting_evalue, confidence_sequence, evidence_path
 from trueup.stats.intervals import (
     Interval,
@@ -21,6 +21,7 @@ from trueup.stats.intervals import (
     ratio_interval,
     smallest_useful_n,
     wilson,
+    wilson_at,
 )
 from trueup.stats.ledger import elond_level, evidence_needed, lord_level, replay
 from trueup.stats.ppi import LabelPlan, PPIMean, plan_labels, ppi_mean
@@ -43,6 +44,7 @@ __all__ = [
     "bradley_terry",
     "cluster_difference",
     "cluster_mean",
+    "cluster_share",
     "cohen_kappa",
     "confidence_sequence",
     "elond_level",
@@ -62,4 +64,5 @@ __all__ = [
     "smallest_useful_n",
     "stratum_weights",
     "wilson",
+    "wilson_at",
 ]

@@ -33,16 +33,21 @@ class Strength(NamedTuple):
 
 
 def bradley_terry(
-    games: Sequence[Game], anchor: str, *, confidence: float = 0.95
+    games: Sequence[Game], anchor: str, *, confidence: float = 0.95, prior: bool = True
 ) -> dict[str, Strength]:
     """Strengths of all players that a chain of games links to the anchor, whose own is 0.
 
         P(i beats j) = 1 / (1 + exp(s_j - s_i))
 
-    Bradley & Terry 1952; ties are half a win for each, as in Arena rankings. The intervals are
+    Bradley & Terry 1952; ties are half a win for each, as in Arena rankings. Departure: half a win
+    and half a loss are added to every pair that met (see `fit_logistic`), so that a player that
+    won all its games is not certain to win the next. The intervals are
     robust to what games on one prompt share, which the chain's weeks do, with Student's t over
     prompts. The model is transitive by construction: it says what the chain adds up to, and only
     a game against the anchor says whether it does.
+
+    Args:
+        prior: False for the plain maximum of the likelihood, which few games make a certainty.
 
     Returns:
         Nothing for a player without a link: its strength is unknown, not 0.
@@ -59,13 +64,20 @@ def bradley_terry(
         for name, sign in ((game.first, 1.0), (game.second, -1.0)):
             if name != anchor:
                 x[i, place[name]] += sign
-    fit = fit_logistic(x, np.array([g.points for g in played], float), clusters)
+    points = np.array([g.points for g in played], float)
+    fit = fit_logistic(x, points, clusters, prior=_pairs(x) if prior else None)
     quantile = float(scipy_stats.t.ppf(0.5 + confidence / 2, len(prompts) - 1))
     errors = np.sqrt(np.diag(fit.covariance))
     return {
         name: _strength(float(fit.beta[k]), quantile * float(errors[k]))
         for name, k in place.items()
     }
+
+
+def _pairs(x: np.ndarray) -> np.ndarray:
+    """The rows of `x` that differ, one for a pair, whoever is first."""
+    first = x[np.arange(len(x)), (x != 0).argmax(axis=1)]
+    return np.unique(x * first[:, None], axis=0)
 
 
 def _strength(logit: float, half: float) -> Strength:

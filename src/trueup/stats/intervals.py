@@ -17,7 +17,14 @@ __all__ = [
     "ratio_interval",
     "smallest_useful_n",
     "wilson",
+    "wilson_at",
 ]
+
+Z95 = 1.959963984540054
+"""The 97.5 % quantile of a normal distribution."""
+
+MOST_INFLATION = 2.0
+"""How far a pair that holds most of a sum may be blown up in the error of a ratio."""
 
 
 class Interval(NamedTuple):
@@ -34,6 +41,22 @@ def wilson(successes: int, n: int, *, confidence: float = 0.95) -> Interval | No
         return None
     low, high = scipy_stats.binomtest(successes, n).proportion_ci(confidence, method="wilson")
     return Interval(successes / n, float(low), float(high))
+
+
+def wilson_at(share: float, n: float, *, quantile: float = Z95) -> Interval:
+    """Wilson's interval around a share of `n` outcomes, which need not be a whole number.
+
+    Args:
+        n: the effective number of outcomes: as many independent ones know as much.
+        quantile: of a normal distribution, or of Student's t where `n` is itself estimated.
+    """
+    added = quantile * quantile / n
+    middle = (share + added / 2) / (1 + added)
+    spread = max(0.0, share * (1 - share)) / n + added / (4 * n)
+    half = quantile / (1 + added) * math.sqrt(spread)
+    # the share itself is inside, which rounding may deny to 0 and 1
+    low, high = max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))
+    return Interval(share, low, high)
 
 
 def paired_difference(
@@ -94,7 +117,9 @@ def smallest_useful_n(margin: float, *, pass_rate: float = 0.5) -> int:
 def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> Interval | None:
     """A mean with Student's t interval. None for fewer than two values: no spread, no interval.
 
-    One value a cluster: average the samples of a prompt first, or the interval is too narrow.
+    One value a cluster: average the samples of a prompt first, or the interval is too narrow. For
+    values without bounds: of win rates near 0 or 1 it has no width where all agree and passes
+    the bounds where nearly all do; `cluster_share` is for those.
     """
     n = len(values)
     if n < 2:
@@ -113,6 +138,14 @@ def ratio_interval(
 ) -> Interval | None:
     """Ratio of the means of paired positive values, by the delta method on the logarithm.
 
+        half = t * sqrt(sum of e_i^2 / (n (n - 1))),   e_i = (a_i - b_i) / (1 - max(a_i, b_i) / n)
+
+    with a_i, b_i the values over their means, and t Student's with n - 1 degrees of freedom. The
+    divisor is what HC3 is to regression (MacKinnon & White 1985), near the jackknife: a pair that
+    holds much of a sum pulls the mean to itself, and without it long answers are taken for usual
+    ones where there are few. Departure: it is one half at least, so that a mean that rests on a
+    single value still has an interval.
+
     None where a mean is not positive or there are fewer than two pairs.
     """
     n = len(ours)
@@ -121,12 +154,9 @@ def ratio_interval(
     x, y = np.asarray(ours, float), np.asarray(theirs, float)
     if x.mean() <= 0 or y.mean() <= 0:
         return None
-    # linearise log(mean x / mean y): each pair contributes x/mean x - y/mean y
-    parts = x / x.mean() - y / y.mean()
-    half = (
-        float(np.std(parts, ddof=1))
-        / math.sqrt(n)
-        * float(scipy_stats.t.ppf(0.5 + confidence / 2, n - 1))
-    )
+    a, b = x / x.mean(), y / y.mean()
+    errors = (a - b) / np.maximum(1 - np.maximum(a, b) / n, 1 / MOST_INFLATION)
+    quantile = float(scipy_stats.t.ppf(0.5 + confidence / 2, n - 1))
+    half = quantile * math.sqrt(float(errors @ errors) / (n * (n - 1)))
     ratio = float(x.mean() / y.mean())
     return Interval(ratio, ratio * math.exp(-half), ratio * math.exp(half))

@@ -25,16 +25,21 @@ DIFFICULTY_SD = 1.0
 """How far prompts differ in how hard they are for the candidate, in logits."""
 
 
-MIN_POINTS = 3.0
-"""Points that either side of a contest must have."""
+SAME_LENGTH = 0.1
+"""Mean of the length term up to which a contest is one of equal lengths."""
+
+MIN_POINTS = 1.0
+"""Points that either side of any other contest must have."""
 
 MIN_VARIANCE = 0.05
-"""Of tanh of the length differences within contests, of which 0.4 is usual; answers that are longer
-by two standard deviations everywhere have 0.03."""
+"""Of the length term within contests, of which 0.4 is usual; answers that are longer by two
+standard deviations everywhere have 0.03."""
 
+NEAR = 0.25
+"""The length term up to which an answer that is longer counts as about as long."""
 
-SAME_LENGTH = 0.1
-"""Mean of that term up to which a contest is one of equal lengths."""
+MIN_NEAR = 0.05
+"""Share of the judge's votes that must be about as long, or differ the other way."""
 
 
 class Vote(NamedTuple):
@@ -71,19 +76,24 @@ def length_controlled(
     a judge, because fitted to one contest it is off by 6.5 points in the mean and over-corrects
     terse models; `scale` is pooled with it, so that the same words weigh the same everywhere; the
     difficulty of a prompt is learned from the votes themselves, as an effect held by a normal
-    prior, instead of a table that was fitted to other models; it is not scaled by contest.
+    prior, instead of a table that was fitted to other models; it is not scaled by contest; half a
+    win and half a loss are added to each contest, and to length (see `fit_logistic`), so that few
+    votes that agree are no certainty.
 
     The interval is by the delta method on estimating equations with a term a prompt, so it is
-    robust to whatever the votes on a prompt share, across contests too.
+    robust to whatever the votes on a prompt share, across contests too; on the logit, so that it
+    stays within 0 and 1.
 
     Args:
         votes: of one judge, on any number of contests.
         contest: whose win rate is wanted.
 
     Returns:
-        None where nothing is known at equal length: fewer than two prompts of the contest; fewer
-        than three points for either side of it; answers that differ in length by so nearly the
-        same everywhere that what length is worth cannot be told from what the contest is worth.
+        None where nothing is known at equal length: fewer than two prompts of the contest; or
+        answers that differ in length on the whole, and less than a point for one side, a length
+        difference so nearly the same everywhere that what it is worth cannot be told from what the
+        contest is worth, or nearly no vote of this judge on answers about as long or the other way
+        round, so that equal length is only ever guessed at from afar.
     """
     mine = [i for i, vote in enumerate(votes) if vote.contest == contest]
     prompts, at = np.unique([vote.prompt for vote in votes], return_inverse=True)
@@ -96,9 +106,9 @@ def length_controlled(
     x[np.arange(len(votes)), which] = 1
     x[:, -1] = np.tanh(lengths / scale)
     points = np.array([vote.points for vote in votes], float)
-    if _is_separated(points[mine]) or _is_unidentified(x[:, -1], which, mine):
+    if _is_unidentified(x[:, -1], points, which, mine):
         return None
-    fit = fit_logistic(x, points, at, effect_sd=DIFFICULTY_SD)
+    fit = fit_logistic(x, points, at, effect_sd=DIFFICULTY_SD, prior=np.eye(x.shape[1]))
     place = int(np.flatnonzero(contests == contest)[0])
     own = np.bincount(at[mine], minlength=len(prompts)).astype(float)
     quantile = float(scipy_stats.t.ppf(0.5 + confidence / 2, len(set(at[mine].tolist())) - 1))
@@ -111,18 +121,17 @@ def length_controlled(
     )
 
 
-def _is_separated(points: Floats) -> bool:
-    """True where one side has next to nothing: the fit would run off to a certainty."""
-    return min(points.sum(), len(points) - points.sum()) < MIN_POINTS
-
-
-def _is_unidentified(x: Floats, which: NDArray[np.int_], mine: list[int]) -> bool:
-    """True where this contest's answers differ in length and the length term hardly varies within
-    contests, the only place where its worth shows."""
-    if abs(x[mine].mean()) < SAME_LENGTH:
+def _is_unidentified(x: Floats, points: Floats, which: NDArray[np.int_], mine: list[int]) -> bool:
+    """True where the contest's answers differ in length and merit cannot be told from it."""
+    lean = float(x[mine].mean())
+    if abs(lean) < SAME_LENGTH:
         return False
+    won = float(points[mine].sum())
+    near = float(np.mean(x * np.sign(lean) <= NEAR))
     sums, counts = np.bincount(which, x), np.bincount(which)
-    return float(np.mean((x - (sums / counts)[which]) ** 2)) < MIN_VARIANCE
+    variance = float(np.mean((x - (sums / counts)[which]) ** 2))  # only there its worth shows
+    is_separated = min(won, len(mine) - won) < MIN_POINTS
+    return is_separated or near < MIN_NEAR or variance < MIN_VARIANCE
 
 
 def _at_equal_length(fit: LogisticFit, place: int, own: Floats, quantile: float) -> Interval:
@@ -135,7 +144,8 @@ def _at_equal_length(fit: LogisticFit, place: int, own: Floats, quantile: float)
     gradient[place] += steepness.sum()
     influence = share * (chance - rate) + fit.influence @ gradient
     groups = int((own > 0).sum())
-    error = math.sqrt(groups / (groups - 1) * float(influence @ influence))
+    doubt = fit.doubt @ gradient
+    error = math.sqrt(groups / (groups - 1) * float(influence @ influence) + float(doubt @ doubt))
     # on the logit, where the interval cannot leave [0, 1]
     middle = float(logit(np.clip(rate, 1e-9, 1 - 1e-9)))
     half = quantile * error / max(rate * (1 - rate), 1e-9)

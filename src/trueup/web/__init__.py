@@ -1,6 +1,8 @@
-"""The pages: what a turn did and what a judge is worth, for the person who decides."""
+"""The pages: what a turn did, what a judge is worth, and what was measured, for the person who
+decides."""
 
 from trueup.web.audit_page import audit_data, write_audit
+from trueup.web.drill_page import drill_data, write_drill
 from trueup.web.report import report_data, write_report
 
-__all__ = ["audit_data", "report_data", "write_audit", "write_report"]
+__all__ = ["audit_data", "drill_data", "report_data", "write_audit", "write_drill", "write_report"]

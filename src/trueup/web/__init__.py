@@ -4,5 +4,15 @@ decides."""
 from trueup.web.audit_page import audit_data, write_audit
 from trueup.web.drill_page import drill_data, write_drill
 from trueup.web.report import report_data, write_report
+from trueup.web.shift_page import shift_data, write_shift
 
-__all__ = ["audit_data", "drill_data", "report_data", "write_audit", "write_drill", "write_report"]
+__all__ = [
+    "audit_data",
+    "drill_data",
+    "report_data",
+    "shift_data",
+    "write_audit",
+    "write_drill",
+    "write_report",
+    "write_shift",
+]

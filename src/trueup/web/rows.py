@@ -96,17 +96,16 @@ def accuracy_rows(standing: Figures) -> list[Row]:
     """A model's accuracy on the whole set, then on its slices, in per cent."""
     if not standing["accuracy"]:
         return []
-    whole = Row(
-        "All items",
-        f"{standing['checked']:,} items",
-        *_hundredths(standing["accuracy"]),
-        strong=True,
-    )
-    slices = [
-        Row(name, f"{one['items']:,} items", *_hundredths(one))
-        for name, one in standing["slices"].items()
+    whole = standing["accuracy"] | {"items": standing["checked"]}
+    return [
+        Row(
+            name,
+            f"{round(one['estimate'] * one['items']):,} of {one['items']:,}",
+            *_hundredths(one),
+            strong=one is whole,
+        )
+        for name, one in [("All items", whole), *standing["slices"].items()]
     ]
-    return [whole, *slices]
 
 
 def change_rows(paired: Figures) -> list[Row]:

@@ -99,8 +99,9 @@ def _show(done: "Drill") -> None:
     rows = [_cells(row) for row in done.rows()]
     table(["fault", "strength", "caught", "by", "delay", "gold", "copy"], rows)
     say(
-        "caught: by a gate that should; by: all gates that stopped it; delay: candidates of it "
-        "promoted\nbefore one was caught; gold and copy: the true change, which no gate sees.\n"
+        "caught: by a gate that should; by: all gates that stopped it; delay: candidates\n"
+        "of it promoted before one was caught; gold and copy: the true change, which no\n"
+        "gate sees.\n"
     )
     for row in done.controls():
         say(f"{row.fault}: {row.num_stopped} of {row.num_trials} stopped")

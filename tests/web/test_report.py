@@ -5,13 +5,13 @@ import math
 import random
 import re
 from collections.abc import Iterator, Sequence
-from html.parser import HTMLParser
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
 import pytest
 
+from page_reader import Page
 from trueup import stats
 from trueup.errors import ConfigError, DataError, StorageError
 from trueup.measure import Cost
@@ -344,57 +344,6 @@ def make_ab(checkpoint: Checkpoint, rng: random.Random, edge: float, num_prompts
 
 def with_details(report: Report, **details: Any) -> Any:
     return report.model_copy(update={"details": {**report.details, **details}})
-
-
-VOID = {"meta", "br", "hr", "img", "link", "input", "line", "circle", "rect", "polyline"}
-
-
-INLINE = {"code", "span", "time", "a", "small"}
-
-
-class Page(HTMLParser):
-    """Balance of the tags, and what a browser would see."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[str] = []
-        self.problems: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.ids: list[str] = []
-        self.feed(html)
-        self.close()
-        self.problems += [f"<{tag}> is never closed" for tag in self.open]
-        self.text = " ".join(self.text.split())
-
-    def handle_starttag(self, tag: str, attrs: Any) -> None:
-        self.tags.append((tag, dict(attrs)))
-        self.ids += [value for name, value in attrs if name == "id"]
-        self.text += "" if tag in INLINE else " "
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: Any) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        if not self.open or self.open[-1] != tag:
-            self.problems.append(f"</{tag}> at {self.getpos()} while {self.open[-3:]} are open")
-        if tag in self.open:
-            while self.open.pop() != tag:
-                pass
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
-            self.text += data
-
-    def drawn(self) -> list[str]:
-        """The keys of the plots on the page."""
-        return [
-            (attrs["aria-labelledby"] or "").partition("-title")[0]
-            for tag, attrs in self.tags
-            if tag == "svg" and "aria-labelledby" in attrs
-        ]
 
 
 def row(page: Page, name: str) -> str:

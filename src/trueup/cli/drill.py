@@ -1,8 +1,7 @@
 """`trueup drill`: would the gates notice?"""
 
-import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -39,7 +38,8 @@ __all__ = ["drill"]
 @click.option(
     "--folder",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Where outcomes are kept. [default: the cache]",
+    help="Where outcomes and the page are kept. "
+    "[default: the cache; with --own the project's reports]",
 )
 @json_option
 @click.pass_context
@@ -64,50 +64,44 @@ def drill(
     from trueup import drill as drills
     from trueup.drill.run import run, run_on
     from trueup.models.catalog import home
+    from trueup.web import drill_data, write_drill
 
     by_name = {one.name: one for one in drills.FAULTS}
     if unknown := set(only) - set(by_name):
         raise click.BadParameter(
             f"{sorted(unknown)}; there are {', '.join(by_name)}", param_hint="--only"
         )
+    project = open_project(ctx) if own else None
+    kept = folder or (project.store.folder / "reports" if project else home() / "drill")
     with bars(hidden=as_json):
         done = (
-            run_on(open_project(ctx))
-            if own
+            run_on(project)
+            if project
             else run(
-                folder or home() / "drill",
+                kept,
                 faults=[by_name[name] for name in only] or drills.FAULTS,
                 num_seeds=1 if quick else seeds,
                 num_controls=2 if quick else controls,
                 jobs=jobs,
             )
         )
-    emit(_data(done)) if as_json else _show(done)
+    name = project.folder.resolve().name if project else ""
+    page = write_drill(done, kept, project=name)
+    if as_json:
+        emit(drill_data(done, project=name) | {"report": str(page)})
+    else:
+        _show(done)
+        say(f"Report: {page}")
     ctx.exit(EXIT_REFUSED if done.missed or done.false_alarms else 0)
-
-
-def _data(done: "Drill") -> dict[str, object]:
-    return {
-        "faults": [_row_data(row) for row in done.rows()],
-        "controls": [_row_data(row) for row in done.controls()],
-        "controls_left_out": done.left_out,
-        "false_alarm_bound": done.bound,
-        "missed": [f"{row.fault}, {row.strength:g} {row.unit}" for row in done.missed],
-        "false_alarms": [dataclasses.asdict(one) for one in done.false_alarms],
-        "outcomes": [dataclasses.asdict(one) for one in done.outcomes],
-    }
-
-
-def _row_data(row: "Row") -> dict[str, Any]:
-    return row._asdict() | {"rate": row.rate and row.rate._asdict()}
 
 
 def _show(done: "Drill") -> None:
     rows = [_cells(row) for row in done.rows()]
     table(["fault", "strength", "caught", "by", "delay", "gold", "copy"], rows)
     say(
-        "caught: by a gate that should; by: all gates that stopped it; delay: candidates of it "
-        "promoted\nbefore one was caught; gold and copy: the true change, which no gate sees.\n"
+        "caught: by a gate that should; by: all gates that stopped it; delay: candidates\n"
+        "of it promoted before one was caught; gold and copy: the true change, which no\n"
+        "gate sees.\n"
     )
     for row in done.controls():
         say(f"{row.fault}: {row.num_stopped} of {row.num_trials} stopped")

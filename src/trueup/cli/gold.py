@@ -1,7 +1,6 @@
 """`trueup evaluate --gold` and `--lm-eval`: a model on any gold set, benchmark or task."""
 
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -22,17 +21,23 @@ SHOWN = 5
 def measure_gold(
     ctx: click.Context, files: tuple[Path, ...], limit: int | None, model: str | None, as_json: bool
 ) -> None:
-    """Measure on each file, one after the other, and print each as it is done."""
+    """Measure on each file, one after the other; print each, and write its page, as it is done."""
+    from trueup.web import gold_data, write_gold
+
     project = open_project(ctx)
     sets = [sampled(read_set(file), limit) for file in files]  # all are read before any is asked
-    found = []
+    told = []
     for gold in sets:
         with project.store.exclusive(), bars(hidden=as_json):
-            found.append(_measured(project, gold, model))
+            found = _measured(project, gold, model)
         if not as_json:
-            _show(found[-1])
+            _show(found)
+        page = write_gold(project.store, found)
+        told.append(gold_data(found) | {"report": str(page)})
+        if not as_json:
+            say(f"Report: {page}")
     if as_json:
-        emit({"sets": [_data(one) for one in found]})
+        emit({"sets": told})
 
 
 def measure_tasks(
@@ -98,44 +103,6 @@ def _newest(project: Project) -> Checkpoint | None:
         if project.store.get(TrainingRun, one.run_id).method != "reward":
             return one
     return None
-
-
-def _data(found: Measured) -> dict[str, Any]:
-    gold = found.gold
-    return {
-        "set": gold.name,
-        "format": gold.format,
-        "items": len(gold.items),
-        "of": gold.total,
-        "models": [_standing(one) for one in found.standings],
-        "paired": found.paired
-        and {
-            **found.paired.whole.as_json(),
-            "slices": [one.as_json() for one in found.paired.slices],
-            "falling": [one.name for one in found.paired.falling],
-            "worst": found.paired.worst and found.paired.worst.name,
-            "lost_ids": found.lost,
-        },
-        "rows": found.rows,
-    }
-
-
-def _standing(one: Standing) -> dict[str, Any]:
-    return {
-        "model": one.model,
-        "weights": one.weights,
-        "checked": one.checked,
-        "cut": one.cut,
-        "accuracy": one.accuracy and one.accuracy._asdict(),
-        **{name: share._asdict() for name, share in one.figures.items()},
-        "slices": {
-            name: {"items": n, **share._asdict()} for name, (n, share) in one.slices.items()
-        },
-        "instructions": {
-            name: {"instructions": n, **share._asdict()}
-            for name, (n, share) in one.instructions.items()
-        },
-    }
 
 
 def _show(found: Measured) -> None:

@@ -25,6 +25,8 @@ __all__ = ["shift"]
 @click.pass_context
 def shift(ctx: click.Context, source: str | None, as_json: bool) -> None:
     """How far pairs are from what the champion writes, and how far the prompts have moved."""
+    from trueup.web import write_shift
+
     project = open_project(ctx)
     config = project.config.shift
     with project.store.exclusive(), bars(hidden=as_json):
@@ -33,8 +35,9 @@ def shift(ctx: click.Context, source: str | None, as_json: bool) -> None:
         traffic = project.store.each(Interaction)
         moved = prompt_drift(traffic, project.embedder, config)
     warned = warning(found, config)
+    page = write_shift(project.store, found, moved, config, pairs=pairs, source=name)
     if as_json:
-        emit({"pairs": found, "prompts": moved, "warning": warned})
+        emit({"pairs": found, "prompts": moved, "warning": warned, "report": str(page)})
         return
     say(f"{len(pairs):,} pairs of {name}")
     if found is None:
@@ -46,6 +49,7 @@ def shift(ctx: click.Context, source: str | None, as_json: bool) -> None:
         say(f"Warning: {warned}")
         for line in advice(name if name.startswith("dataset_") else ""):
             say(f"  {line}")
+    say(f"Report: {page}")
     say("Next: trueup train")
 
 

@@ -1,8 +1,8 @@
 """`trueup evaluate --gold`: how well a model does on a set of items, no gate involved.
 
 The answers are kept in the store as they are made, so a killed run goes on and a second one is
-free; the result is printed and not stored, for it follows from them. What gates a candidate is
-`run.py` alone.
+free; the result is printed and shown on a page, and no record, for it follows from them. What gates
+a candidate is `run.py` alone.
 """
 
 from collections.abc import Sequence

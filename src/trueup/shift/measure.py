@@ -64,6 +64,12 @@ class Shift(Value):
     """Nats per token under the champion, of weighed answers. It does not show a foreign writer."""
     embedder: str = ""
     furthest: tuple[PairShift, ...] = ()
+    log_ratios: tuple[float, ...] = ()
+    """Nats per token, policy less behaviour, of each weighed answer."""
+    foreign: tuple[float, ...] = ()
+    """Of each answer looked at, the chance that the champion did not write it, as in PairShift."""
+    foreign_own: tuple[float, ...] = ()
+    """The same of the answers that the champion drew to compare."""
 
 
 def measure(
@@ -116,6 +122,9 @@ def measure(
         mean_logprob=_mean_logprob(answers, ratios),
         embedder=embedder.id if told else "",
         furthest=_furthest(some, ratios, told),
+        log_ratios=tuple(_rate(one) for one in weighed),
+        foreign=tuple(told.scores[: len(answers)]) if told else (),
+        foreign_own=tuple(told.scores[len(answers) :]) if told else (),
     )
 
 
@@ -207,7 +216,7 @@ def _furthest(
 
     def rate(at: int) -> float | None:
         ratio = ratios[at]
-        return ratio.nats / max(1, ratio.tokens) if ratio else None
+        return _rate(ratio) if ratio else None
 
     def chance(at: int) -> float | None:
         return told.scores[at] if told else None
@@ -221,6 +230,10 @@ def _furthest(
         for i, pair in enumerate(pairs)
     ]
     return tuple(sorted(found, key=_distance, reverse=True)[:FURTHEST])
+
+
+def _rate(ratio: LogRatio) -> float:
+    return ratio.nats / max(1, ratio.tokens)
 
 
 def _distance(one: PairShift) -> tuple[float, float]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from trueup.errors import ConfigError, StorageError
-from trueup.web import plots
+from trueup.web import plots, rows
 
 __all__ = ["excerpt", "plain", "write_page"]
 
@@ -27,7 +27,13 @@ BIDI = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 """They reorder what stands around them, so that a page can say the opposite of its text."""
 
 
-def write_page(page: Path, template: str, data: Mapping[str, Any], otherwise: str) -> Path:
+def write_page(
+    page: Path,
+    template: str,
+    data: Mapping[str, Any],
+    otherwise: str,
+    again: str = "the same command",
+) -> Path:
     """Fill a template and write it, and its data as JSON beside it.
 
     Each file is whole or absent, also after kill -9; the same data give the same bytes.
@@ -35,6 +41,7 @@ def write_page(page: Path, template: str, data: Mapping[str, Any], otherwise: st
     Args:
         data: plain values, see `plain`.
         otherwise: what to say where it cannot be written, with `{page}`.
+        again: what writes it then.
 
     Returns:
         Where the page is.
@@ -58,7 +65,7 @@ def write_page(page: Path, template: str, data: Mapping[str, Any], otherwise: st
             otherwise.format(page=page),
             got=error.strerror,
             expected="a writable folder with free space",
-            next="free some space, then 'trueup report'",
+            next=f"free some space, then {again}",
         ) from error
     return page
 
@@ -123,41 +130,6 @@ def _write_whole(path: Path, text: str) -> None:
         raise
 
 
-def _gold_rows(gold: Mapping[str, Any]) -> list[plots.Row]:
-    """The whole set first, then its slices, in the words of the plot."""
-    rows = [gold["all"]] if gold["all"] else []
-    return [
-        plots.Row(
-            "Whole gold set" if place == 0 else row["slice"],
-            f"{row['champion_passed']:,} → {row['passed']:,} of {row['items']:,}",
-            100 * row["estimate"],
-            100 * row["low"],
-            100 * row["high"],
-            strong=place == 0,
-        )
-        for place, row in enumerate([*rows, *gold["slices"]])
-    ]
-
-
-def _audit_rows(checks: Sequence[Mapping[str, Any]]) -> list[plots.Row]:
-    """The checks that have a figure, in hundredths."""
-
-    def percent(value: float | None) -> float | None:
-        return None if value is None else 100 * value
-
-    return [
-        plots.Row(
-            one["name"],
-            f"{one['status']}, {one['items']:,} items",
-            percent(one["figure"]),
-            percent(one["low"]),
-            percent(one["high"]),
-        )
-        for one in checks
-        if one["figure"] is not None
-    ]
-
-
 @cache
 def _template(name: str) -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -170,11 +142,7 @@ def _template(name: str) -> Any:
         lstrip_blocks=True,
     )
     environment.globals["draw"] = plots
-    environment.filters["gold_rows"] = _gold_rows
-    environment.filters["audit_rows"] = _audit_rows
-    environment.filters["bars"] = lambda counts: [
-        plots.Bar(name.replace("_", " "), number) for name, number in counts.items()
-    ]
+    environment.filters |= {name: getattr(rows, name) for name in rows.__all__}
     environment.filters["figure"] = plots.figure
     environment.filters["pretty"] = lambda value: json.dumps(value, indent=2, ensure_ascii=False)
     return environment.get_template(name)

@@ -75,6 +75,8 @@ class Row(NamedTuple):
     low: Number
     high: Number
     strong: bool = False
+    mark: Number = None
+    """A line of its own."""
 
 
 class Bar(NamedTuple):
@@ -170,8 +172,14 @@ def trace_plot(
     return _svg(key, title, [spoken], HEIGHT, parts)
 
 
-def histogram(key: str, title: str, series: Sequence[Histogram], *, x_label: str) -> Markup:
-    """One or two distributions over the same bins; dotted lines are the means."""
+def histogram(
+    key: str, title: str, series: Sequence[Histogram], *, x_label: str, unit: str = "prompts"
+) -> Markup:
+    """One or two distributions over the same bins; dotted lines are the means.
+
+    Args:
+        unit: what each value is of.
+    """
     series = [s for s in series if s.values]
     values = [v for s in series for v in s.values]
     if not values:
@@ -182,7 +190,7 @@ def histogram(key: str, title: str, series: Sequence[Histogram], *, x_label: str
     counts = [_counts(s.values, edges) for s in series]
     y_axis = _Axis.counts(max(max(c) for c in counts))
     parts = [
-        *_y_grid(y_axis, "prompts; dotted lines are means"),
+        *_y_grid(y_axis, f"{unit}; dotted lines are means"),
         *_x_ticks(x_axis, x_label, HEIGHT),
     ]
     for one, count in zip(series, counts, strict=True):
@@ -190,31 +198,45 @@ def histogram(key: str, title: str, series: Sequence[Histogram], *, x_label: str
     for one in series:
         mean = sum(one.values) / len(one.values)
         parts.append(_upright(f"mean {one.style}", x_axis.at(mean), 0, HEIGHT))
-    return _svg(key, title, [_histogram_words(s) for s in series], HEIGHT, parts)
+    return _svg(key, title, [_histogram_words(s, unit) for s in series], HEIGHT, parts)
 
 
 def forest(
-    key: str, title: str, rows: Sequence[Row], *, x_label: str, mark: Mark | None = None
+    key: str,
+    title: str,
+    rows: Sequence[Row],
+    *,
+    x_label: str,
+    mark: Mark | None = None,
+    span: tuple[float, float] | None = None,
 ) -> Markup:
     """One row an estimate: its name and note in words, its interval on a common axis below them.
 
-    All are in points. Zero is a solid line, the mark a dashed one; they stand behind the
-    intervals only, so that no line runs through a word.
+    Zero is a solid line, the mark and a row's own are dashed ones; they stand behind the intervals
+    only, so that no line runs through a word.
+
+    Args:
+        span: ends of the axis, for shares. Without it all are differences in points: the axis is
+            as wide as they need, holds zero, and figures carry their sign.
     """
     known = [v for r in rows for v in (r.estimate, r.low, r.high) if v is not None]
     if not known:
         return Markup("")
-    axis = _Axis.round([*known, 0.0, *([mark.at] if mark else [])])
-    uprights = [("grid", tick) for tick in axis.ticks] + [("zero", 0.0)]
+    axis = _Axis.round(span or [*known, 0.0, *([mark.at] if mark else [])])
+    uprights = [("grid", tick) for tick in axis.ticks]
+    uprights += [] if span else [("zero", 0.0)]
     uprights += [("mark", mark.at)] if mark else []
     parts: list[Markup] = []
     for place, row in enumerate(rows):
         top = ROW * place
-        parts += [_upright(style, axis.at(at), top + 22, top + 40) for style, at in uprights]
+        own = [] if row.mark is None else [("mark", row.mark)]
+        lines = [*uprights, *own]
+        parts += [_upright(style, axis.at(at), top + 22, top + 40) for style, at in lines]
         parts += _interval(row, axis, top)
     height = ROW * len(rows)
-    parts += _x_ticks(axis, x_label, height, signed=True)
-    return _svg(key, title, [_row_words(r) for r in rows], height, parts, wide=True)
+    parts += _x_ticks(axis, x_label, height, signed=span is None)
+    spoken = [_share_words(r) if span else _row_words(r) for r in rows]
+    return _svg(key, title, spoken, height, parts, wide=True)
 
 
 def bars(key: str, title: str, rows: Sequence[Bar]) -> Markup:
@@ -472,11 +494,11 @@ def _curve_words(curve: Curve) -> str:
     )
 
 
-def _histogram_words(series: Histogram) -> str:
+def _histogram_words(series: Histogram, unit: str) -> str:
     values = sorted(series.values)
     middle = values[len(values) // 2]
     return (
-        f"{series.name}: {len(values)} prompts, mean {figure(sum(values) / len(values))}, "
+        f"{series.name}: {len(values)} {unit}, mean {figure(sum(values) / len(values))}, "
         f"median {figure(middle)}, between {figure(values[0])} and {figure(values[-1])}"
     )
 
@@ -488,6 +510,14 @@ def _row_words(row: Row) -> str:
         f"{row.name}: {figure(row.estimate, 'signed')} points, "
         f"from {figure(row.low, 'signed')} to {figure(row.high, 'signed')}; {row.note}"
     )
+
+
+def _share_words(row: Row) -> str:
+    if row.estimate is None:
+        return f"{row.name}: unknown"
+    limits = f", from {figure(row.low)} to {figure(row.high)}" if row.low is not None else ""
+    line = "" if row.mark is None else f", its line at {figure(row.mark)}"
+    return f"{row.name}: {figure(row.estimate)}{limits}{line}; {row.note}"
 
 
 def _short(name: str, most: int = 30) -> str:

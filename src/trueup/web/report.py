@@ -75,6 +75,7 @@ def write_report(
         "report.html",
         data,
         "The report {page} could not be written; the verdict stands in the store",
+        "'trueup report'",
     )
 
 

@@ -317,7 +317,7 @@ def make_ab(checkpoint: Checkpoint, rng: random.Random, edge: float, num_prompts
                 "prompt": f"{question} (held-out {n})",
                 "prompt_hash": f"hash {n}",
                 "stratum": "",
-                "length_differences": [-43, -43],
+                "length_differences": [-43 + 30 * (n % 4), -43],
                 "points": {"win": 1.0, "tie": 0.5, "loss": 0.0}[outcome],
                 "outcomes": [outcome, outcome],
                 "score": after,

@@ -171,6 +171,18 @@ def test_a_shift_of_more_than_ten_points_is_named_and_passes_where_it_is_still_b
     assert "warning, length-shift: length moves it by more than 10 points" in verdict.reason
 
 
+def test_longer_nearly_everywhere_is_unknown_unless_the_settings_trust_the_scorer() -> None:
+    config, padded = ABConfig(), votes(200, 0.8, 160)
+    found = findings(config, padded)  # the first contest: nothing says what length is worth
+    assert found.at_equal_length is None and found.rate and found.rate.low > 0.5
+    verdict = gate_verdict(config, found, FIRST)
+    assert verdict.status == "refused" and "longer nearly everywhere" in verdict.reason
+    trusted = gate_verdict(ABConfig(unknown_length="warn"), found, FIRST)
+    assert trusted.passed and "at equal length unknown" in trusted.reason
+    shorter = findings(config, votes(200, 0.8, -160))
+    assert shorter.at_equal_length is None and gate_verdict(config, shorter, FIRST).passed
+
+
 def test_what_is_unknown_refuses() -> None:
     for few in ([], votes(1, 1.0, 0)):
         verdict = gate_verdict(ABConfig(), findings(ABConfig(), few), FIRST)

@@ -35,6 +35,10 @@ class ABConfig(StageConfig):
     """The least e-value to promote at, whatever the ledger asks. 20 bounds the chance of promoting
     one candidate that is not better by 1/20."""
 
+    unknown_length: Literal["refuse", "warn"] = "refuse"
+    """What becomes of a winner whose answers are longer nearly everywhere, so that votes cannot
+    tell merit from length. `warn` is for scorers that are known not to look at length."""
+
     stratum_weights: dict[str, PositiveFloat] = Field(default={})
     """The share of each stratum of the prompts in the traffic, in any unit, where the suite has
     other shares. Empty counts every prompt alike."""

@@ -48,10 +48,12 @@ def findings(
     path = stats.evidence_path(points)
     sequence = stats.confidence_sequence(points)
     outcomes = [o for v in votes for o in v["outcomes"]]
+    longer = [d for v in votes for d in v.get("length_differences", ())]
     figures: dict[str, float | None] = {
         **_named("win_rate", rate),
         **_named("lc_win_rate", at_equal_length),
         "length_coefficient": control and control.length_coefficient.estimate,
+        "length_difference": fmean(longer) if longer else None,
         "length_contests": float(control.num_contests) if control else None,
         "sequence_low": sequence[-1].low if sequence else None,
         "sequence_high": sequence[-1].high if sequence else None,
@@ -76,7 +78,8 @@ def gate_verdict(config: ABConfig, found: Findings, place: NextPlace) -> Verdict
     Passes where all hold:
         the e-value reaches what the ledger asks of this place, and `min_evidence`;
         the 95 % interval of the raw win rate lies above one half;
-        the interval at equal length does not lie below it.
+        the interval at equal length does not lie below it; where equal length is unknown, the
+            candidate's answers are not the longer ones, or `unknown_length` lets them.
 
     e-LOND reads the e-value after the last vote: its proof takes a number whose mean is at most 1
     in every week, whatever the others hold, and the highest on the way is no such number. LORD++
@@ -97,10 +100,18 @@ def gate_verdict(config: ABConfig, found: Findings, place: NextPlace) -> Verdict
     at_equal_length = found.at_equal_length
     if at_equal_length and at_equal_length.high < 0.5:
         return _refused(f"worse at equal length: {shown}", figures)
+    if _may_be_length(config, found):
+        return _refused(f"unknown: its answers are longer nearly everywhere: {shown}", figures)
     if found.rate.low > 0.5 and evidence >= needed:
         return Verdict(gate="ab", status="passed", reason=f"better: {shown}", figures=figures)
     wanted = f"needs an interval above 50 % and evidence of {needed:.3g} (test {place.place})"
     return _refused(f"not shown to be better: {shown}; {wanted}", figures)
+
+
+def _may_be_length(config: ABConfig, found: Findings) -> bool:
+    longer = found.figures["length_difference"]
+    is_unknown = found.at_equal_length is None and longer is not None and longer > 0
+    return is_unknown and config.unknown_length == "refuse"
 
 
 def standing_verdict(found: Findings) -> Verdict:

@@ -7,17 +7,13 @@ Texts go over, not tokens, so the server's model need not share ours. The key, w
 the environment, goes as a bearer token and is in no message.
 """
 
-import http.client
 import json
 import math
 import os
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
-from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from trueup.asking import PostFailed, post, without_key
 from trueup.config import no_password
 from trueup.errors import ConfigError, UpstreamError
 from trueup.judges.base import Ranking
@@ -78,24 +74,17 @@ class HTTPJudge:
         return Ranking(scores, tuple(() for _ in scores))
 
     def _post(self, body: bytes) -> bytes:
-        headers = {"Content-Type": "application/json"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
-        request = urllib.request.Request(self.url, body, headers)
-        problem = ""
-        for _ in range(self._config.max_retries + 1):
-            try:
-                opener = urllib.request.build_opener(_NoRedirect)
-                deadline = time.monotonic() + self._config.timeout_s
-                with opener.open(request, timeout=self._config.timeout_s) as response:
-                    return _read(response, deadline)
-            except urllib.error.HTTPError as error:
-                problem = f"HTTP {error.code}"
-                if error.code < 500 and error.code != 429:
-                    break
-            except (OSError, ValueError, http.client.HTTPException) as error:
-                problem = f"{type(error).__name__}: {error}"
-        raise self._failure(problem)
+        try:
+            return post(
+                self.url,
+                body,
+                key=self._key,
+                timeout_s=self._config.timeout_s,
+                max_retries=self._config.max_retries,
+                max_bytes=MAX_ANSWER,
+            )
+        except PostFailed as error:
+            raise self._failure(str(error)) from None
 
     def _scores(self, said: bytes, wanted: int) -> tuple[float, ...]:
         try:
@@ -110,33 +99,12 @@ class HTTPJudge:
         return scores
 
     def _failure(self, problem: str) -> UpstreamError:
-        # servers echo keys; shortened first, half of one could stay
-        shown = problem.replace(self._key, "[key]") if self._key else problem
         return UpstreamError(
             f"The scorer at {self.url} gave no scores",
-            got=shown[:80],
+            got=without_key(problem, self._key)[:80],
             expected='{"scores": [a number an answer]}',
             next="check that the server is up, and its address",
         )
-
-
-def _read(response: Any, deadline: float) -> bytes:
-    """The body, in bounded time and size: a socket's own time limit begins anew with every byte."""
-    parts: list[bytes] = []
-    while part := response.read1(65_536):
-        parts.append(part)
-        if time.monotonic() > deadline:
-            raise TimeoutError("the answer did not end in time")
-        if sum(map(len, parts)) > MAX_ANSWER:
-            raise ValueError(f"an answer of more than {MAX_ANSWER:,} bytes")
-    return b"".join(parts)
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirected POST turns into a GET without its question."""
-
-    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
-        return None
 
 
 def _plain_address(url: str) -> str:

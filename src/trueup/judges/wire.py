@@ -8,13 +8,13 @@ import asyncio
 import json
 import os
 import re
-from collections.abc import Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
+from trueup.asking import run_coroutine
 from trueup.errors import UnreadableVerdict, UpstreamError
 from trueup.judges.config import EndpointConfig
 from trueup.judges.questions import Form
@@ -51,7 +51,7 @@ class Endpoint:
             UpstreamError: the endpoint is down or refuses. The first failure stops them all.
             UnreadableVerdict: an answer stays unreadable after the retries.
         """
-        return _run(self._ask_all(form, questions, skip_unreadable)) if questions else []
+        return run_coroutine(self._ask_all(form, questions, skip_unreadable)) if questions else []
 
     async def _ask_all(
         self, form: Form, questions: Sequence[str], skip_unreadable: bool
@@ -245,16 +245,6 @@ def _wait_s(attempt: int, retry_after: str | None) -> float:
         except (ValueError, TypeError):  # not a date, or one without a zone
             pass
     return min(max(wait, 0.0), MAX_WAIT_S)
-
-
-def _run(work: Coroutine[Any, Any, T]) -> T:
-    """`asyncio.run`, also from inside a running loop, then in a thread of its own."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(work)
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        return pool.submit(asyncio.run, work).result()
 
 
 def _without_password(url: str) -> str:

@@ -7,17 +7,13 @@ The key, where one is set in the environment, goes as a bearer token and is in n
 patience and the size of an answer are bounded; a redirect is not followed.
 """
 
-import http.client
 import json
 import os
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
+from trueup.asking import PostFailed, post, without_key
 from trueup.config import no_password
 from trueup.errors import ConfigError, UpstreamError
 from trueup.models.config import EmbedderConfig
@@ -73,50 +69,22 @@ class EmbeddingServer:
         return vectors
 
     def _post(self, body: bytes) -> bytes:
-        headers = {"Content-Type": "application/json"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
-        request = urllib.request.Request(self._url, body, headers)
-        opener = urllib.request.build_opener(_NoRedirect)
-        problem = ""
-        for _ in range(self._config.max_retries + 1):
-            try:
-                deadline = time.monotonic() + self._config.timeout_s
-                with opener.open(request, timeout=self._config.timeout_s) as response:
-                    return _read(response, deadline)
-            except urllib.error.HTTPError as error:
-                problem = f"HTTP {error.code}"
-                if error.code < 500 and error.code != 429:
-                    break
-            except (OSError, ValueError, http.client.HTTPException) as error:
-                problem = f"{type(error).__name__}: {error}"
-        raise self._failure(problem)
+        try:
+            return post(
+                self._url,
+                body,
+                key=self._key,
+                timeout_s=self._config.timeout_s,
+                max_retries=self._config.max_retries,
+                max_bytes=MAX_ANSWER,
+            )
+        except PostFailed as error:
+            raise self._failure(str(error)) from None
 
     def _failure(self, problem: str) -> UpstreamError:
-        # servers echo keys; shortened first, half of one could stay
-        shown = problem.replace(self._key, "[key]") if self._key else problem
         return UpstreamError(
             f"The embedder at {self._url} gave no vectors",
-            got=shown[:80],
+            got=without_key(problem, self._key)[:80],
             expected='{"data": [{"index": 0, "embedding": [...]}]}',
             next="check that the server is up, or set embedder.name",
         )
-
-
-def _read(response: Any, deadline: float) -> bytes:
-    """The body, in bounded time and size: a socket's own time limit begins anew with every byte."""
-    parts: list[bytes] = []
-    while part := response.read1(65_536):
-        parts.append(part)
-        if time.monotonic() > deadline:
-            raise TimeoutError("the answer did not end in time")
-        if sum(map(len, parts)) > MAX_ANSWER:
-            raise ValueError(f"an answer of more than {MAX_ANSWER:,} bytes")
-    return b"".join(parts)
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirected POST turns into a GET without its question."""
-
-    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
-        return None

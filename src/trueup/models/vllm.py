@@ -23,11 +23,11 @@ import asyncio
 import json
 import math
 import os
-from collections.abc import Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from trueup.asking import run_coroutine
 from trueup.config import no_password
 from trueup.errors import ConfigError, UpstreamError
 from trueup.models.sampler import Drawn, SampleRequest
@@ -165,7 +165,7 @@ class VLLMServer:
 
     def _send(self, calls: Sequence["_Call"]) -> list[bytes]:
         """The bodies of the answers, in order. The first failure stops them all."""
-        return _run(self._send_all(calls))
+        return run_coroutine(self._send_all(calls))
 
     async def _send_all(self, calls: Sequence["_Call"]) -> list[bytes]:
         import aiohttp
@@ -333,13 +333,3 @@ def _message(said: bytes) -> str:
         return str(body["error"]["message"] if "error" in body else body["detail"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return text
-
-
-def _run(work: Coroutine[Any, Any, T]) -> T:
-    """`asyncio.run`, also from inside a running loop, then in a thread of its own."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(work)
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        return pool.submit(asyncio.run, work).result()

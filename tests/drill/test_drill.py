@@ -10,13 +10,16 @@ import pytest
 from click.testing import CliRunner
 from scipy.stats import binom
 
+from colour_project import COLOURS, asked
 from trueup.cli.main import cli
-from trueup.drill import CONTROL, FAULTS, Drill, Fault, Outcome, run
+from trueup.drill import CONTROL, FAULTS, Drill, Fault, Outcome, run, run_on
 from trueup.drill.faults import JUDGES, WELL_TAUGHT
 from trueup.drill.trial import attempt
 from trueup.errors import ConfigError, TrueupError
 from trueup.judges import resolve
 from trueup.judges.scripted import ScriptedJudge
+from trueup.project import Project
+from trueup.records import Checkpoint, GuardReport, Interaction, Label, Release, Sampling
 from trueup.toy.labellers import GoldJudge, Labeller
 
 BY_NAME = {one.name: one for one in FAULTS}
@@ -208,3 +211,28 @@ def test_a_toy_labeller_is_named_with_what_makes_it_another() -> None:
 def test_a_toy_labeller_of_another_form_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="no toy labeller"):
         resolve(name)
+
+
+# --- a project of one's own -----------------------------------------------------------------------
+
+
+def test_a_teams_own_gates_are_drilled_and_its_store_is_left_alone(folder: Path) -> None:
+    project = Project(folder)
+    champion = project.champion()
+    prompts = [asked(f"colour of {thing}?" + " " * i) for thing in COLOURS for i in range(6)]
+    said = champion.complete(prompts, Sampling(max_tokens=24))
+    project.store.add_all(
+        Interaction(prompt=prompt, completion=answers[0], source="gateway", request_id=str(i))
+        for i, (prompt, answers) in enumerate(zip(prompts, said, strict=True))
+    )
+    kinds = (Interaction, Label, Checkpoint, GuardReport, Release)
+    before = [project.store.count(kind) for kind in kinds]
+
+    done = run_on(project)
+    assert [one.fault for one in done.outcomes] == [
+        "collapsed candidate",
+        "constant answer",
+        WELL_TAUGHT.name,
+    ]
+    assert done.outcomes[1].stopped_by == "guard", done.outcomes[1]
+    assert [project.store.count(kind) for kind in kinds] == before

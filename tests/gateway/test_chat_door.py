@@ -145,7 +145,10 @@ def test_text_parts_are_joined_and_max_tokens_is_a_ceiling(open_gateway, engine)
     parts = [{"type": "text", "text": "How do I"}, {"type": "text", "text": "reset it?"}]
     with open_gateway(engine, max_tokens=5) as gateway:
         answer = gateway.client.chat.completions.create(
-            messages=[{"role": "user", "content": parts}], model="champion", max_tokens=1000
+            messages=[{"role": "user", "content": parts}],
+            model="champion",
+            max_tokens=1000,
+            temperature=0,
         )
         assert answer.usage.completion_tokens == 5 and answer.choices[0].finish_reason == "length"
         kept = gateway.interactions()[0]

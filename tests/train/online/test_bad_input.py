@@ -170,7 +170,7 @@ def test_a_reward_server_scores_a_run_and_what_it_cannot_score_is_counted(
         metrics = project.train(setting("rloo", reward=url, steps=1)).metrics
         server.shutdown()
         thread.join()
-    assert metrics["rewarded_by"] == f"http:{url}" and metrics["last"]["score"] == 0.5
+    assert metrics["rewarded_by"] == f"http:{url.rstrip('/')}" and metrics["last"]["score"] == 0.5
     assert metrics["skipped"] == {"reward: it raised UpstreamError": 1}
     with pytest.raises(TrainingError, match=r"4 of 4 prompts; .*refused"):
         project.train(setting("rloo", reward=url, steps=2))

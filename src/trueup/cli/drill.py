@@ -121,7 +121,7 @@ def _cells(row: "Row") -> list[str]:
     by = ", ".join(f"{gate} {n}" for gate, n in row.stopped_by.items())
     return [
         row.fault,
-        f"{row.strength:g} {row.unit}",
+        f"{row.strength:g}",
         f"{row.num_caught}/{row.num_trials}",
         by,
         "" if row.delay is None else f"{row.delay:.1f}",

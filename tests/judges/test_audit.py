@@ -13,7 +13,16 @@ import pytest
 from trueup import label
 from trueup.errors import ConfigError, DataError
 from trueup.judges import EndpointConfig, resolve
-from trueup.judges.audit import audit, audit_file, check_audited, decide, require, run
+from trueup.judges.audit import (
+    Decision,
+    _position_bias,
+    audit,
+    audit_file,
+    check_audited,
+    decide,
+    require,
+    run,
+)
 from trueup.judges.base import Ranking
 from trueup.judges.checks import among_people, length_control, self_preference, with_people
 from trueup.judges.config import AuditConfig
@@ -509,3 +518,11 @@ def test_two_rows_of_people_say_nothing() -> None:
     judge = Scripted(ScriptedJudge(accuracy=1.0))
     found = audit(judge, CONFIG, [judged("a", "bb", (1, 1, 1)), judged("bb", "a", (2, 2, 2))])
     assert outcomes(found)["kappa"] == "unknown" and not found.verdict.passed
+
+
+def test_three_readable_verdicts_leave_an_interval_within_its_range() -> None:
+    found = _position_bias([Decision(1, 1), Decision(1, 2), Decision(2, 1)])
+    assert found.value == pytest.approx(0) and found.low is not None and found.high is not None
+    assert -1 <= found.low < -0.5 and 0.5 < found.high <= 1
+    same = _position_bias([Decision(1, 1)] * 40)
+    assert same.value == pytest.approx(0) and same.high is not None and 0 < same.high < 0.2

@@ -284,7 +284,7 @@ def _position_bias(decisions: Sequence[Decision]) -> _Figure:
         for d in decisions
         if d.forward is not None and d.backward is not None
     ]
-    return _mean(known)
+    return _mean(known, least=-1.0)
 
 
 def _of_people(
@@ -336,16 +336,15 @@ def _told(interval: dict[str, float] | None, num_items: int) -> _Figure:
     return _figure(stats.Interval(**interval) if interval else None, num_items)
 
 
-def _mean(values: Sequence[float]) -> _Figure:
-    """A mean; without an interval where all values are one, whose spread is not known to be 0."""
+def _mean(values: Sequence[float], *, least: float = 0.0) -> _Figure:
+    """A mean of values from `least` to 1; its interval stays within, however few they are."""
     if not values:
         return _Figure(None)
-    interval = stats.mean_interval(values) if len(set(values)) > 1 else None
-    return (
-        _figure(interval, len(values))
-        if interval
-        else _Figure(fmean(values), None, None, len(values))
-    )
+    width = 1 - least
+    share = stats.cluster_share([(value - least) / width for value in values])
+    if share is None:
+        return _Figure(fmean(values), None, None, len(values))
+    return _figure(stats.Interval(*(least + width * end for end in share)), len(values))
 
 
 # --- outcomes -------------------------------------------------------------------------------------

@@ -42,8 +42,10 @@ __all__ = [
     "Record",
     "Release",
     "Report",
+    "ReviewTask",
     "SampleSet",
     "Sampling",
+    "ToolCall",
     "TrainingRun",
     "Verdict",
     "content_hash",
@@ -86,11 +88,25 @@ class Value(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Message(Value):
+class ToolCall(Value):
+    """A function that an answer asks to have called."""
+
+    id: str = ""
+    name: str
+    arguments: str
+    """As the model wrote them: JSON, if all went well."""
+
+
+class Message(Value, _Grown):
     """One turn of a conversation."""
+
+    later = ("tool_calls", "tool_call_id")
 
     role: str
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+    """In a turn of role `tool`: the call it answers."""
 
 
 Messages = tuple[Message, ...]
@@ -122,17 +138,20 @@ class Sampling(Value, _Grown):
         return self.temperature == 1.0 and is_whole and not self.stop and self.best_of == 1
 
 
-class Completion(Value):
+class Completion(Value, _Grown):
     """Text a model wrote (or a person, or a file), with all that is known of how.
 
     `logprobs` are those of the model's own distribution (temperature 1, nothing cut off), one a
     token of `token_ids`, in nats; the end-of-sequence token counts where it was drawn.
     """
 
+    later = ("tool_calls",)
+
     text: str
+    tool_calls: tuple[ToolCall, ...] = ()
     token_ids: tuple[int, ...] | None = None
     logprobs: tuple[FiniteFloat, ...] | None = None
-    finish_reason: Literal["stop", "length", "unknown"] = "unknown"
+    finish_reason: Literal["stop", "length", "tool_calls", "content_filter", "unknown"] = "unknown"
     weights: str | None = None
     """Hash of the weights that wrote it; None for people and files."""
     after: str | None = None
@@ -201,11 +220,12 @@ class Record(BaseModel):
         return ()
 
 
-class Interaction(Record):
+class Interaction(Record, _Grown):
     """One request and its answer in production."""
 
     tag = "interaction"
-    indexed = ("source", "request_id", "user")
+    indexed = ("source", "request_id", "user", "tenant")
+    later = ("tenant", "error", "tools")
 
     prompt: Messages
     completion: Completion
@@ -215,6 +235,13 @@ class Interaction(Record):
     """The server's id of the request; empty for imports, whose contents identify them."""
     model: str = ""
     user: str | None = None
+    tenant: str | None = None
+    """Whose key the request came with, where a gateway serves several."""
+    tools: tuple[dict[str, Any], ...] = ()
+    """The functions that the request offered, as it described them."""
+    error: str = ""
+    """What broke the answer off: `upstream 503`, `timeout`, `client left`. Its text is what was
+    said until then, perhaps nothing, and is no example of an answer."""
     input_tokens: int | None = None
     output_tokens: int | None = None
     latency_ms: float | None = None
@@ -254,7 +281,28 @@ class Flag(Record):
         return (self.interaction_id,)
 
 
-class Label(Record):
+class ReviewTask(Record):
+    """Completions of one prompt, put before people. Their labels name it, and are settled into
+    one."""
+
+    tag = "task"
+    indexed = ("interaction_id", "source")
+
+    prompt: Messages
+    candidates: tuple[Completion, ...] = Field(min_length=1)
+    """Two, for the pages that compare. The order in which a person sees them is theirs."""
+    interaction_id: str | None = None
+    source: str = ""
+    """`loop`, or `file:NAME` for an import."""
+    gold: tuple[FiniteFloat, ...] | None = None
+    """The scores that are known beforehand, for a gold question: it measures the annotator, and
+    teaches nothing."""
+
+    def parents(self) -> tuple[str, ...]:
+        return (self.interaction_id,) if self.interaction_id else ()
+
+
+class Label(Record, _Grown):
     """One annotator's scores for one or more completions of a prompt.
 
     Scores compare within a label only: higher is better, equal is a tie. A single candidate
@@ -262,7 +310,8 @@ class Label(Record):
     """
 
     tag = "label"
-    indexed = ("interaction_id", "annotator", "annotator_kind", "source")
+    indexed = ("interaction_id", "annotator", "annotator_kind", "source", "task_id")
+    later = ("task_id", "vote_ids", "comment")
 
     prompt: Messages
     candidates: tuple[Completion, ...] = Field(min_length=1)
@@ -273,6 +322,12 @@ class Label(Record):
     source: str = ""
     """`file:NAME` for an import, whose file is the label's parent."""
     reasons: tuple[tuple[str, ...], ...] = ()
+    task_id: str = ""
+    """The review task it answers. Such a label without `vote_ids` is one vote among several: what
+    is paired is the label that they were settled into."""
+    vote_ids: tuple[str, ...] = ()
+    """The labels that this one was settled from."""
+    comment: str = ""
 
     @model_validator(mode="after")
     def _one_score_each(self) -> Self:
@@ -280,8 +335,13 @@ class Label(Record):
             raise ValueError(f"{len(self.scores)} scores for {len(self.candidates)} candidates")
         return self
 
+    @property
+    def is_vote(self) -> bool:
+        """True for one of several labels of a task that wait to be settled."""
+        return bool(self.task_id) and not self.vote_ids
+
     def parents(self) -> tuple[str, ...]:
-        return (self.interaction_id,) if self.interaction_id else ()
+        return tuple(one for one in (self.interaction_id, self.task_id, *self.vote_ids) if one)
 
 
 class PreferencePair(Record):

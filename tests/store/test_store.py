@@ -373,14 +373,14 @@ def test_records_are_written_and_read_while_another_process_holds_the_turn(store
 
 
 def columns(engine: Engine) -> dict[str, list[tuple]]:
-    """Every table's columns: name, type, may it be empty, is it the key. (SQLite says of an integer
-    key that it may be empty, or not, as it was written; it never is.)"""
+    """Every table's columns, by name: type, may it be empty, is it the key. (SQLite says of an
+    integer key that it may be empty, or not, as it was written; it never is.)"""
     look = inspect(engine)
     return {
-        table: [
+        table: sorted(
             (c["name"], str(c["type"]), c["nullable"] or c["primary_key"], c["primary_key"])
             for c in look.get_columns(table)
-        ]
+        )
         for table in sorted(look.get_table_names())
         if table != "migrations"
     }

@@ -148,6 +148,8 @@ def freeze_prompts(
 
 def _pair(label: Label, config: PairConfig, held_out: HeldOut) -> PreferencePair | str:
     """The label's pair, or why there is none."""
+    if label.is_vote:
+        return "vote"
     if len(label.candidates) < 2:
         return "unpaired"
     best = max(range(len(label.scores)), key=lambda i: label.scores[i])

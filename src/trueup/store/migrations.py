@@ -58,6 +58,15 @@ def m003_verdicts(connection: Connection) -> None:
     )
 
 
+def m004_tasks(connection: Connection) -> None:
+    """Review tasks, and whose key a request came with."""
+    _create(connection, "task", ("interaction_id", "source"))
+    for table, column, value in (("interaction", "tenant", "NULL"), ("label", "task_id", "''")):
+        connection.execute(text(f"ALTER TABLE {table} ADD COLUMN {column} VARCHAR"))
+        connection.execute(text(f"UPDATE {table} SET {column} = {value}"))
+        connection.execute(text(f"CREATE INDEX {table}_by_{column} ON {table} ({column})"))
+
+
 def _create(connection: Connection, table: str, columns: tuple[str, ...]) -> None:
     """The table of a record kind, with an index a column."""
     serial = (
@@ -75,7 +84,7 @@ def _create(connection: Connection, table: str, columns: tuple[str, ...]) -> Non
         connection.execute(text(f"CREATE INDEX {name} ON {table} ({column})"))
 
 
-MIGRATIONS: tuple[Migration, ...] = (m001_initial, m002_audit, m003_verdicts)
+MIGRATIONS: tuple[Migration, ...] = (m001_initial, m002_audit, m003_verdicts, m004_tasks)
 
 
 def applied(connection: Connection) -> set[str]:

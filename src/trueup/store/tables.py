@@ -40,6 +40,7 @@ KINDS: tuple[type[records.Record], ...] = (
     records.ABReport,
     records.Release,
     records.JudgeAudit,
+    records.ReviewTask,
 )
 
 

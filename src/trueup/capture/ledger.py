@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trueup.records import Interaction
-from trueup.store import Store
+from trueup.store import Store, storage_errors
 
 __all__ = ["Crash", "Ledger", "crashes"]
 
@@ -101,14 +101,13 @@ def crashes(store: Store) -> list[Crash]:
     the last call are closed first.
 
     Raises:
-        OSError: the folder cannot be read or written. StorageError: likewise the store.
+        StorageError: the folder cannot be read or written.
     """
     folder = store.folder / "capture"
-    if not folder.is_dir():
-        return []
-    for path in sorted(folder.glob("*.counts")):
-        _close_if_dead(path, store)
-    return _written_down(folder)
+    with storage_errors(store.folder):
+        for path in sorted(folder.glob("*.counts")):
+            _close_if_dead(path, store)
+        return _written_down(folder)
 
 
 def _written_down(folder: Path) -> list[Crash]:

@@ -437,7 +437,7 @@ class Recorder:
         """How many interactions earlier processes on this store lost in crashes."""
         try:
             found = crashes(self._store)
-        except (OSError, StorageError) as error:
+        except StorageError as error:
             self._warn("crashes", f"The accounts of earlier processes cannot be read: {error}")
             return 0
         return sum(one.lost for one in found)

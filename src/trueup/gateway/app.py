@@ -3,6 +3,7 @@
     POST /v1/chat/completions    the local model, or the upstream
     GET  /v1/models              likewise
     POST /v1/feedback            always here
+    POST /v1/capture, /v1/traces always here: traffic that others answered
     GET  /health, /metrics       always here
     *    /v1/…                   the upstream, if there is one
 
@@ -28,6 +29,8 @@ from trueup.gateway.errors import HANDLERS
 from trueup.gateway.feedback import FeedbackRoute
 from trueup.gateway.local import LocalChat
 from trueup.gateway.metrics import MetricsRoute
+from trueup.gateway.mirror import MirrorRoute
+from trueup.gateway.otlp import TracesRoute
 from trueup.gateway.proxy import Upstream
 from trueup.judges import resolve
 from trueup.judges.audit import check_audited
@@ -63,6 +66,8 @@ def create_app(
     routes = [
         Route("/v1/feedback", FeedbackRoute(store, recorder).post, methods=["POST"]),
         Route("/health", _Health(serve, recorder, engine).get, methods=["GET"]),
+        Route("/v1/capture", MirrorRoute(recorder).post, methods=["POST"]),
+        Route("/v1/traces", TracesRoute(recorder).post, methods=["POST"]),
         Route("/metrics", MetricsRoute(recorder).get, methods=["GET"]),
     ]
     if upstream:

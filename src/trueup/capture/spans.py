@@ -88,7 +88,7 @@ def _value(raw: object) -> Any:
     if kind == "intValue":
         try:
             return int(value)  # 64-bit numbers are strings in JSON
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return None
     return value
 
@@ -241,10 +241,8 @@ def _inference(turn: Json) -> Json:
         "content": content,
         "tool_call_id": message.get("tool_call_id"),
         "tool_calls": [
-            _call(
-                _in(c, "id"), _in(_in(c, "function"), "name"), _in(_in(c, "function"), "arguments")
-            )
-            for c in calls
+            _call(_in(call, "id"), _in(function, "name"), _in(function, "arguments"))
+            for call, function in zip(calls, functions, strict=True)
         ],
     }
 
@@ -315,7 +313,7 @@ def _usage(said: Json) -> Json:
 def _latency_ms(span: Json) -> float | None:
     try:
         begun, ended = int(span["startTimeUnixNano"]), int(span["endTimeUnixNano"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
     return (ended - begun) / 1e6 if ended >= begun else None
 

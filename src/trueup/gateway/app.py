@@ -3,7 +3,8 @@
     POST /v1/chat/completions    the local model, or the upstream
     GET  /v1/models              likewise
     POST /v1/feedback            always here
-    GET  /health                 always here
+    POST /v1/capture, /v1/traces always here: traffic that others answered
+    GET  /health, /metrics       always here
     *    /v1/…                   the upstream, if there is one
 
 Capture stands beside the answer and never in its way: see `trueup.capture.recorder`. In front of
@@ -27,6 +28,9 @@ from trueup.gateway.config import ServeConfig
 from trueup.gateway.errors import HANDLERS
 from trueup.gateway.feedback import FeedbackRoute
 from trueup.gateway.local import LocalChat
+from trueup.gateway.metrics import MetricsRoute
+from trueup.gateway.mirror import MirrorRoute
+from trueup.gateway.otlp import TracesRoute
 from trueup.gateway.proxy import Upstream
 from trueup.judges import resolve
 from trueup.judges.audit import check_audited
@@ -62,6 +66,9 @@ def create_app(
     routes = [
         Route("/v1/feedback", FeedbackRoute(store, recorder).post, methods=["POST"]),
         Route("/health", _Health(serve, recorder, engine).get, methods=["GET"]),
+        Route("/v1/capture", MirrorRoute(recorder).post, methods=["POST"]),
+        Route("/v1/traces", TracesRoute(recorder).post, methods=["POST"]),
+        Route("/metrics", MetricsRoute(recorder).get, methods=["GET"]),
     ]
     if upstream:
         routes.append(Route("/v1/chat/completions", upstream.chat, methods=["POST"]))

@@ -89,7 +89,7 @@ def test_a_full_queue_drops_the_newest_counts_and_never_waits(store, caplog) -> 
 
 
 def test_a_full_disk_is_counted_warned_of_once_and_survived(store, caplog) -> None:
-    recorder = Recorder(store, CaptureConfig())
+    recorder = Recorder(store, CaptureConfig(retry_s=0))
     store.is_full = True
     for i in range(3):
         recorder.record(interaction(f"lost{i}"))

@@ -3,67 +3,128 @@
     request ── record() ──> bounded queue ──> one writer thread ──> store, a batch a commit
 
 The promise: `record` neither blocks nor raises, whatever the disk, the database or the record is
-like. What could not be kept is counted, and each kind of trouble is logged once. Feedback does
-not go this way: its sender is told that it is kept, so it is on disk before the answer.
+like, and nothing gets lost without being counted. At any moment
+
+    sent = captured + dropped + failed + skipped_by_rate + skipped_by_rule + skipped_not_text
+           + waiting
+
+holds, and what a kill takes away is in the `ledger`. Each kind of trouble is logged once.
+Feedback and mirrored traffic do not go this way: their sender is told that they are kept, so they
+are on disk before the answer.
 """
 
-import hashlib
 import logging
 import threading
-from collections import deque
+import time
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from trueup.capture.config import CaptureConfig
+from trueup.capture.ledger import Ledger, crashes
+from trueup.capture.recall import Recall, size_of
+from trueup.capture.rules import why_left_out
 from trueup.errors import StorageError
 from trueup.records import Feedback, Interaction
 from trueup.store import Store
 
-__all__ = ["Recorder"]
+__all__ = ["Kept", "Recorder", "Scrub"]
 
-COUNTERS: tuple[str, ...] = (
-    "captured", "dropped", "failed", "skipped_by_rate", "skipped_not_text",
-)  # fmt: skip
-BATCH = 256  # records a commit: one fsync for many, and a lock held for milliseconds
+Build = Callable[[], Sequence[Interaction]]
+Scrub = Callable[[Interaction], Interaction]
+"""Takes out what must not be written. What it raises for is not written at all."""
+
+REASONS: dict[str, tuple[str, ...]] = {
+    "captured": ("",),
+    "dropped": ("queue_size", "queue_mb", "closed"),
+    "failed": ("build", "scrub", "storage", "record"),
+    "skipped": ("rate", "rule", "not_text"),
+}
+"""What can become of an interaction, and why."""
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 1.0
+PASSING = ("locked", "busy", "full", "no space", "i/o", "unable to open", "connect", "timeout")
+"""Words in complaints of a store that may yet come round."""
 
 _log = logging.getLogger(__name__)
+
+
+class Kept(NamedTuple):
+    """What became of an interaction whose sender waits."""
+
+    id: str
+    skipped: str
+    """`rate` or `rule` where it was left out; empty where it is on disk."""
+
+
+class _Item(NamedTuple):
+    """What one request put into the queue."""
+
+    build: Build
+    number: int
+    size: int
+    """Bytes, roughly."""
+    route: str
+    is_admitted: bool
 
 
 class Recorder:
     """A bounded queue in front of the store. Safe to call from any thread."""
 
-    def __init__(self, store: Store, config: CaptureConfig) -> None:
-        self._store, self._config = store, config
-        self._waiting: deque[Interaction] = deque()
-        self._changed = threading.Condition()
-        self._num_accepted = self._num_settled = 0
-        self._is_closed = False
-        self._counts = {name: 0 for name in COUNTERS}
+    def __init__(self, store: Store, config: CaptureConfig, *, scrub: Scrub | None = None) -> None:
+        self._store, self._config, self._scrub = store, config, scrub
+        self._max_bytes = config.queue_mb * 1e6
+        self._waiting: deque[_Item] = deque()
+        self._num_waiting = self._num_bytes = 0
+        self._lock = threading.RLock()
+        self._work, self._done = threading.Condition(self._lock), threading.Condition(self._lock)
+        self._num_in = self._num_out = self._hurry_to = 0  # items
+        self._closing_at: float | None = None
+        self._sent = self._unsettled = self._recalled = self._retries = 0
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self._recall = Recall(config.recall_s, config.recall_size, self._max_bytes)
         self._warned: set[str] = set()
+        self._num_lost = self._look_back()
+        self._ledger = self._open_ledger()
         self._thread = threading.Thread(target=self._write_all, name="trueup-capture", daemon=True)
         self._thread.start()
 
     # --- from the request's side ----------------------------------------------------------------
 
-    def record(self, *interactions: Interaction) -> None:
+    def record(self, *interactions: Interaction, route: str = "") -> None:
         """Queue the interactions of one request (one a choice): all of them, or none."""
-        self.record_from(lambda: interactions)
+        self.record_from(lambda: interactions, route=route)
 
-    def record_from(self, build: Callable[[], Sequence[Interaction]]) -> None:
-        """As `record`, for interactions still to be put together.
+    def record_from(self, build: Build, *, route: str = "") -> None:
+        """As `record`, for interactions still to be put together; that is done here and now.
 
         Args:
             build: if it raises, that is counted as `failed`; if it returns nothing, the request
                 held something that is not text, which is counted as `skipped_not_text`.
+            route: the path of the request, for the rules.
         """
         try:
-            interactions = build()
-            if interactions:
-                self._enqueue(interactions)
-            else:
-                self._count("skipped_not_text", 1)
+            interactions = self._built(build, 0)
+            if interactions and self._admit(interactions, route, 0):
+                size = sum(map(size_of, interactions))
+                self._enqueue(
+                    _Item(lambda: interactions, len(interactions), size, route, is_admitted=True)
+                )
         except Exception as error:  # the caller is a user's request: nothing may get through
-            self._count("failed", 1)
-            self._warn("failed", f"An interaction could not be put together: {error}")
+            self._fail(error)
+
+    def record_later(self, build: Build, *, size: int, route: str = "") -> None:
+        """As `record_from`, but the writer puts them together, off the request's way.
+
+        Args:
+            size: bytes that wait with it: the request's body and the answer's.
+        """
+        try:
+            self._enqueue(_Item(build, 1, size, route, is_admitted=False))
+        except Exception as error:
+            self._fail(error)
+
+    # --- for senders who wait -------------------------------------------------------------------
 
     def feedback(self, feedback: Feedback) -> None:
         """Write feedback; it is on disk when this returns.
@@ -73,91 +134,317 @@ class Recorder:
         """
         self._store.add(feedback)
 
+    def keep(self, interactions: Sequence[Interaction], *, route: str = "") -> list[Kept]:
+        """Write interactions by the same rules, scrubbed likewise; they are on disk when this
+        returns. What fails alone (to be scrubbed, say) is left out of the answer and counted.
+
+        Raises:
+            StorageError: they could not be written.
+        """
+        with self._lock:
+            self._sent += len(interactions)
+        kept: list[Kept] = []
+        wanted: list[Interaction] = []
+        for one in interactions:
+            left = why_left_out(self._config, one, route)
+            with self._lock:
+                if left == "rate":
+                    self._recall.hold((one,))
+                if left:
+                    self._counts["skipped", left] += 1
+                    kept.append(Kept(one.id, left))
+            if not left and (clean := self._scrubbed(one)):
+                wanted.append(clean)
+        try:
+            self._store.add_all(wanted)
+        except Exception:
+            self._count("failed", "storage", len(wanted))
+            raise
+        self._count("captured", "", len(wanted))
+        return kept + [Kept(one.id, "") for one in wanted]
+
+    def recall(self, name: str) -> list[Interaction]:
+        """Bring in a request that the rate had left out; it is on disk when this returns.
+
+        Args:
+            name: its request id, or the id of one of its interactions.
+
+        Returns:
+            Its interactions as they were written; empty if it is not remembered (any more).
+
+        Raises:
+            StorageError: it could not be written. It is remembered still.
+        """
+        with self._lock:
+            group = self._recall.take(name)
+            self._sent += len(group)
+            self._recalled += len(group)
+        clean = [one for one in map(self._scrubbed, group) if one]
+        try:
+            self._store.add_all(clean)
+        except Exception:
+            with self._lock:
+                self._counts["failed", "storage"] += len(clean)
+                self._recall.hold(group)
+            raise
+        self._count("captured", "", len(clean))
+        return clean
+
+    # --- what it all came to --------------------------------------------------------------------
+
     @property
     def counters(self) -> dict[str, int]:
-        """Interactions `captured` (on disk), `dropped` (queue full), `failed`, and skipped."""
-        with self._changed:
-            return dict(self._counts)
+        """Interactions `sent`, and what became of them: on disk (`captured`), no room (`dropped`),
+        `failed`, skipped, `waiting`. Beside that sum: how many of the captured were `recalled` by
+        feedback, commits tried again (`retries`), and interactions `lost_in_crashes` of earlier
+        processes on this store."""
+        with self._lock:
+            total = {
+                kind: sum(self._counts[kind, why] for why in REASONS[kind])
+                for kind in ("captured", "dropped", "failed")
+            }
+            skipped = {
+                f"skipped{'_by' if why != 'not_text' else ''}_{why}": self._counts["skipped", why]
+                for why in REASONS["skipped"]
+            }
+            beside = {
+                "recalled": self._recalled,
+                "retries": self._retries,
+                "lost_in_crashes": self._num_lost,
+            }
+            sums = {"sent": self._sent, **total, **skipped, "waiting": self._unsettled}
+            return sums | beside
+
+    @property
+    def reasons(self) -> dict[tuple[str, str], int]:
+        """The same by outcome and reason: `("dropped", "queue_mb")`."""
+        with self._lock:
+            return {
+                (kind, why): self._counts[kind, why] for kind in REASONS for why in REASONS[kind]
+            }
 
     # --- from the server's side -----------------------------------------------------------------
 
     def flush(self, timeout_s: float = 10.0) -> bool:
         """Wait until all that was recorded before is written or given up; False if time ran out."""
-        with self._changed:
-            target = self._num_accepted
-            return self._changed.wait_for(lambda: self._num_settled >= target, timeout_s)
+        with self._lock:
+            target = self._num_in
+            self._hurry_to = max(self._hurry_to, target)
+            self._work.notify()
+            return self._done.wait_for(lambda: self._num_out >= target, timeout_s)
 
     def close(self, timeout_s: float = 30.0) -> None:
         """Write what is queued, then stop. What is recorded afterwards counts as dropped."""
-        with self._changed:
-            self._is_closed = True
-            self._changed.notify_all()
+        with self._lock:
+            if self._closing_at is None:
+                self._closing_at = time.monotonic() + timeout_s
+            self._work.notify_all()
         self._thread.join(timeout_s)
-        if self._thread.is_alive():
-            self._warn("closed", f"Capture was closed with {len(self._waiting)} records unwritten")
+        with self._lock:
+            if self._thread.is_alive():
+                self._warn("closed", f"Capture was closed with {self._unsettled} records unwritten")
+            elif self._ledger:
+                self._ledger.close()
+                self._ledger = None
 
-    # --- inside ---------------------------------------------------------------------------------
+    # --- on the way in --------------------------------------------------------------------------
 
-    def _enqueue(self, interactions: Sequence[Interaction]) -> None:
-        num_new = len(interactions)
-        if not self._is_wanted(interactions[0]):
-            self._count("skipped_by_rate", num_new)
-            return
-        with self._changed:
-            has_room = len(self._waiting) + num_new <= self._config.queue_size
-            if has_room and not self._is_closed:
-                self._waiting.extend(interactions)
-                self._num_accepted += num_new
-                self._changed.notify_all()
-                return
-            self._counts["dropped"] += num_new
-            is_closed = self._is_closed
-        reason = "capture is closed" if is_closed else "the store is slower than the traffic"
-        self._warn("dropped", f"Interactions are being dropped: {reason}")
+    def _built(self, build: Build, in_queue: int) -> Sequence[Interaction]:
+        """The interactions; empty, and counted, where there are none to be had."""
+        try:
+            interactions = build()
+        except Exception as error:
+            self._warn("failed", f"An interaction could not be put together: {error}")
+            self._settle("failed", "build", max(1, in_queue), in_queue)
+            return ()
+        if not interactions:
+            self._settle("skipped", "not_text", max(1, in_queue), in_queue)
+        return interactions
 
-    def _is_wanted(self, first: Interaction) -> bool:
-        digest = hashlib.sha256(
-            (first.request_id or first.id).encode("utf-8", "surrogatepass")
-        ).digest()
-        return int.from_bytes(digest[:8]) / 2**64 < self._config.rate
+    def _admit(self, interactions: Sequence[Interaction], route: str, in_queue: int) -> bool:
+        left = why_left_out(self._config, interactions[0], route)
+        if left is None:
+            return True
+        with self._lock:
+            self._settle("skipped", left, len(interactions), in_queue)
+            if left == "rate":
+                self._recall.hold(interactions)
+        return False
+
+    def _enqueue(self, item: _Item) -> None:
+        with self._lock:
+            self._sent += item.number
+            reason = self._no_room(item)
+            if reason:
+                self._counts["dropped", reason] += item.number
+            else:
+                was_idle = not self._waiting
+                was_due = self._is_due()
+                self._waiting.append(item)
+                self._num_in += 1
+                self._num_waiting += item.number
+                self._num_bytes += item.size
+                self._take_in(item.number)
+                if was_idle or self._is_due() != was_due:  # waking it for each would cost the most
+                    self._work.notify()
+        if reason:
+            why = "capture is closed" if reason == "closed" else "the store is slower than traffic"
+            self._warn("dropped", f"Interactions are being dropped: {why}")
+
+    def _no_room(self, item: _Item) -> str:
+        if self._closing_at is not None:
+            return "closed"
+        if self._num_waiting + item.number > self._config.queue_size:
+            return "queue_size"
+        return "queue_mb" if self._num_bytes + item.size > self._max_bytes else ""
+
+    def _is_due(self) -> bool:
+        """True when the next commit has no reason to wait for company."""
+        return (
+            self._num_waiting >= self._config.commit_size
+            or self._num_bytes >= self._max_bytes / 4
+            or self._hurry_to > self._num_out
+            or self._closing_at is not None
+        )
+
+    # --- the writer -----------------------------------------------------------------------------
 
     def _write_all(self) -> None:
-        while batch := self._take():
-            num_written = self._write(batch)
-            with self._changed:
-                self._counts["captured"] += num_written
-                self._counts["failed"] += len(batch) - num_written
-                self._num_settled += len(batch)
-                self._changed.notify_all()
+        while items := self._take():
+            records = [one for item in items for one in self._opened(item)]
+            self._write(records)
+            with self._lock:
+                self._num_out += len(items)
+                self._done.notify_all()
 
-    def _take(self) -> list[Interaction]:
-        """The next batch; empty once closed and drained."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._is_closed)
-            return [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+    def _take(self) -> list[_Item]:
+        """The items of the next commit; empty once closed and drained."""
+        items: list[_Item] = []
+        with self._lock:
+            self._work.wait_for(lambda: self._waiting or self._closing_at is not None)
+            self._work.wait_for(self._is_due, self._config.commit_ms / 1000)
+            number = 0
+            while self._waiting and number < self._config.commit_size:
+                item = self._waiting.popleft()
+                items.append(item)
+                number += item.number
+                self._num_waiting -= item.number
+                self._num_bytes -= item.size
+        return items
 
-    def _write(self, batch: list[Interaction]) -> int:
-        """Commit a batch; returns how many of it are on disk."""
+    def _opened(self, item: _Item) -> list[Interaction]:
+        """The records of an item, ready to be written; what is left out is counted."""
+        interactions = self._built(item.build, item.number)
+        if not interactions:
+            return []
+        if not item.is_admitted and not self._admit(interactions, item.route, item.number):
+            return []
+        with self._lock:
+            more = len(interactions) - item.number
+            self._sent += more
+            self._take_in(more)
+        return [clean for one in interactions if (clean := self._scrubbed(one, in_queue=1))]
+
+    def _scrubbed(self, one: Interaction, in_queue: int = 0) -> Interaction | None:
+        """The record without what must not be written; None, and counted, if that fails."""
+        if self._scrub is None:
+            return one
         try:
-            self._store.add_all(batch)
-            return len(batch)
-        except StorageError as error:
-            self._warn("storage", f"Interactions could not be kept: {error}")
-            return 0
-        except Exception as error:
-            # not the disk, so a record: alone it fails, and its neighbours are kept
-            if len(batch) > 1:
-                return sum(self._write([one]) for one in batch)
-            self._warn("record", f"An interaction could not be kept: {error}")
-            return 0
+            clean = self._scrub(one)
+            # the old id is a hash of what was taken out
+            return clean if clean is one else clean.model_copy(update={"id": clean.expected_id()})
+        except Exception as error:  # its text may be the very thing that must not be written
+            self._warn("scrub", f"Interactions could not be scrubbed: {type(error).__name__}")
+            with self._lock:
+                self._counts["failed", "scrub"] += 1
+                self._take_in(-in_queue, settles=True)
+            return None
 
-    def _count(self, name: str, number: int) -> None:
-        with self._changed:
-            self._counts[name] += number
+    def _write(self, records: list[Interaction]) -> None:
+        """Commit a batch and count what became of it."""
+        if not records:
+            return
+        give_up, pause = time.monotonic() + self._config.retry_s, FIRST_PAUSE_S
+        while True:
+            try:
+                with self._lock:
+                    if self._ledger:
+                        self._ledger.begin(len(records), records[0].id)
+                self._store.add_all(records)
+                self._settle("captured", "", len(records), len(records))
+                return
+            except StorageError as error:
+                self._warn("storage", f"Interactions could not be kept: {error}")
+                if not self._may_try_again(error, give_up):
+                    self._settle("failed", "storage", len(records), len(records))
+                    return
+                time.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_S)
+            except Exception as error:
+                break_up = error  # not the disk, so a record: alone it fails, its neighbours do not
+                break
+        if len(records) == 1:
+            self._warn("record", f"An interaction could not be kept: {break_up}")
+            self._settle("failed", "record", 1, 1)
+            return
+        for one in records:
+            self._write([one])
+
+    def _may_try_again(self, error: StorageError, give_up: float) -> bool:
+        with self._lock:
+            until = min(give_up, self._closing_at or give_up)
+            may = time.monotonic() < until and any(w in str(error.got).lower() for w in PASSING)
+            self._retries += may
+        return may
+
+    # --- counting -------------------------------------------------------------------------------
+
+    def _settle(self, kind: str, why: str, number: int, in_queue: int) -> None:
+        """Count an outcome. Of the interactions it is about, `in_queue` had been taken in as
+        waiting; the others are sent only now."""
+        with self._lock:
+            self._counts[kind, why] += number
+            self._sent += number - in_queue
+            self._take_in(-in_queue, settles=True)
+
+    def _take_in(self, number: int, *, settles: bool = False) -> None:
+        """So many more (fewer) are unsettled; the ledger has it, too."""
+        self._unsettled += number
+        if self._ledger and number:
+            if settles:
+                self._ledger.settle(-number)
+            else:
+                self._ledger.accept(number)
+
+    def _count(self, kind: str, why: str, number: int) -> None:
+        with self._lock:
+            self._counts[kind, why] += number
+
+    def _fail(self, error: Exception) -> None:
+        self._settle("failed", "record", 1, 0)
+        self._warn("failed", f"An interaction could not be recorded: {error}")
 
     def _warn(self, kind: str, message: str) -> None:
-        with self._changed:
+        with self._lock:
             is_new = kind not in self._warned
             self._warned.add(kind)
         if is_new:
             _log.warning("%s (said once; see the counters in /health)", message)
+
+    # --- what others left behind ----------------------------------------------------------------
+
+    def _look_back(self) -> int:
+        """How many interactions earlier processes on this store lost in crashes."""
+        try:
+            found = crashes(self._store)
+        except StorageError as error:
+            self._warn("crashes", f"The accounts of earlier processes cannot be read: {error}")
+            return 0
+        return sum(one.lost for one in found)
+
+    def _open_ledger(self) -> Ledger | None:
+        try:
+            return Ledger(self._store.folder)
+        except OSError as error:
+            self._warn("ledger", f"What a kill would take cannot be counted: {error}")
+            return None

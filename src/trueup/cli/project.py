@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from trueup.capture.ledger import crashes
 from trueup.cli.output import emit, json_option, say, table
 from trueup.errors import ConfigError
 from trueup.project import Project
@@ -72,11 +73,13 @@ def status(ctx: click.Context, as_json: bool) -> None:
     counts = {kind.tag: store.count(kind) for kind in kinds}
     counts["flags raised"] = store.count(Flag, raised=True)
     champion, releases = store.champion(), store.all(Release)
+    lost = sum(one.lost for one in crashes(store))
     if as_json:
         emit(
             {
                 "project": str(project.folder),
                 "counts": counts,
+                "lost_in_crashes": lost,
                 "champion": champion,
                 "releases": releases,
                 "config": project.config,
@@ -84,6 +87,8 @@ def status(ctx: click.Context, as_json: bool) -> None:
         )
         return
     table(["records", "count"], [[name, f"{n:,}"] for name, n in counts.items()])
+    if lost:
+        say(f"{lost:,} interactions were lost when gateways were killed before they wrote them")
     say("")
     say(f"champion  {champion.weights if champion else 'the base model (nothing released yet)'}")
     for release in releases[-5:]:

@@ -3,7 +3,7 @@
     POST /v1/chat/completions    the local model, or an upstream
     GET  /v1/models              likewise
     POST /v1/feedback            always here
-    GET  /health                 always here
+    GET  /health, /metrics       always here
     GET  /openapi.json           always here
     *    /v1/…                   an upstream, if there is one
 
@@ -32,6 +32,7 @@ from trueup.gateway.feedback import FeedbackRoute
 from trueup.gateway.front import Front
 from trueup.gateway.keys import Keys
 from trueup.gateway.local import LocalChat
+from trueup.gateway.metrics import MetricsRoute
 from trueup.gateway.openapi import describe
 from trueup.gateway.proxy import Proxy
 from trueup.judges import resolve
@@ -68,6 +69,7 @@ def create_app(
     routes = [
         Route("/v1/feedback", FeedbackRoute(store, recorder).post, methods=["POST"]),
         Route("/health", _Health(serve, recorder, engine, proxy).get, methods=["GET"]),
+        Route("/metrics", MetricsRoute(recorder).get, methods=["GET"]),
         Route("/openapi.json", _description, methods=["GET"]),
     ]
     if proxy:

@@ -67,18 +67,27 @@ class FeedbackRoute:
             found = self._store.last(Interaction, request_id=said.request_id)
         else:
             found = next(iter(self._store.get_all(Interaction, [said.interaction_id or ""])), None)
+        if found is None and (said.rating == -1 or said.edit is not None):
+            found = self._recalled(said.request_id or said.interaction_id or "")
         if found is None:
             raise RecordNotFound(
                 "No such answer was captured",
                 got=said.request_id or said.interaction_id,
                 expected="the id of a response of this gateway",
-                next="check the id; with capture.rate below 1 not every answer is kept",
+                next="check the id; with capture.rate below 1 not every answer is kept, and only a "
+                "complaint within capture.recall_s brings one in",
             )
         feedback = Feedback(
             interaction_id=found.id, rating=said.rating, edit=said.edit, comment=said.comment
         )
         self._recorder.feedback(feedback)
         return feedback
+
+    def _recalled(self, name: str) -> Interaction | None:
+        """A complaint brings in the answer that it is about, even one that the rate left out."""
+        group = self._recorder.recall(name)
+        named = [one for one in group if name in (one.request_id, one.id)]
+        return next(iter(named or group), None)
 
 
 def _read(body: dict[str, object]) -> _Said:

@@ -31,6 +31,7 @@ NEEDS: dict[str, Scope] = {
     "/v1/feedback": "feedback",
     "/v1/capture": "capture",
     "/v1/traces": "capture",
+    "/metrics": "read",
 }
 FAST = {"/v1/chat/completions", "/v1/completions", "/v1/embeddings"}
 GOOD_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")

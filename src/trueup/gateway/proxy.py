@@ -79,6 +79,8 @@ class Proxy:
         transcript = Transcript(
             asked,
             self._recorder,
+            num_bytes=len(body),
+            route=scope["path"],
             request_id=scope.get("trueup.request_id", ""),
             tenant=tenant_of(scope),
         )

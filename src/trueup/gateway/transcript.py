@@ -48,14 +48,19 @@ class Transcript:
         asked: dict[str, Any],
         recorder: Recorder,
         *,
+        num_bytes: int = 0,
+        route: str = "",
         request_id: str = "",
         tenant: str | None = None,
     ) -> None:
         """
         Args:
+            num_bytes: length of the request's body, for the account of what waits.
+            route: path of the request, for the rules of capture.
             request_id: ours, for answers that never got an id of the upstream's.
         """
         self._asked, self._recorder = asked, recorder
+        self._num_asked, self._route = num_bytes, route
         self._request_id, self._tenant = request_id, tenant
         self._started = time.perf_counter()
         self._seconds = 0.0
@@ -87,7 +92,9 @@ class Transcript:
             self._is_recorded = True
             self._error = error
             self._seconds = time.perf_counter() - self._started
-            self._recorder.record_from(self._interactions)
+            self._recorder.record_later(
+                self._interactions, size=self._num_asked + self._num_heard, route=self._route
+            )
 
     def _is_done(self) -> bool:
         tail, at = b"", len(self._heard)

@@ -1,0 +1,163 @@
+"""How much a process took in and how much of it is settled, where a kill cannot reach it.
+
+    .trueup/capture/
+    ├── 4711-….counts    one page of a running process, mapped into its memory
+    └── crashes.jsonl    what the processes that were killed left unsettled
+
+A store into mapped memory costs no system call and outlives the process (not the machine: after
+a power cut the page may be old). The file is locked as long as its process lives; the kernel
+gives the lock back even after kill -9, so a file that can be locked is a dead process's. Whoever
+opens the store next reads it, asks the store whether the commit that was under way arrived, and
+writes the difference down.
+"""
+
+import fcntl
+import json
+import mmap
+import os
+import secrets
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from trueup.records import Interaction
+from trueup.store import Store, storage_errors
+
+__all__ = ["Crash", "Ledger", "crashes"]
+
+PAGE = 4096
+MAGIC = 0x7472756575700001
+ACCEPTED, SETTLED, PENDING = 1, 2, 3  # 8-byte words; word 0 is the magic number
+ID_AT, ID_BYTES = 64, 64
+STARTED_AT, STARTED_BYTES = 128, 32
+
+
+class Crash(NamedTuple):
+    """A process that ended without settling its account."""
+
+    process: str
+    started_at: str
+    accepted: int
+    """Interactions it took in."""
+    lost: int
+    """Of those, how many are neither in the store nor counted as dropped or failed."""
+
+
+class Ledger:
+    """The account of this process. One thread at a time: the recorder's lock guards it."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open the account.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        folder = folder / "capture"
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"{os.getpid()}-{secrets.token_hex(4)}"
+        unlocked, self._path = folder / f"{name}.new", folder / f"{name}.counts"
+        self._file = open(unlocked, "x+b", buffering=0)  # noqa: SIM115  closed with the account
+        try:
+            # on disk beforehand: writing to a mapped page that has no room is a fatal signal
+            self._file.write(bytes(PAGE))
+            os.fsync(self._file.fileno())
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            self._page = mmap.mmap(self._file.fileno(), PAGE)
+        except OSError:
+            self._file.close()
+            unlocked.unlink(missing_ok=True)
+            raise
+        self._words = memoryview(self._page).cast("Q")
+        self._page[STARTED_AT : STARTED_AT + STARTED_BYTES] = _now().encode().ljust(STARTED_BYTES)
+        self._words[0] = MAGIC
+        os.rename(unlocked, self._path)  # only now may others find it
+
+    def accept(self, number: int) -> None:
+        """So many more are in our hands."""
+        self._words[ACCEPTED] += number
+
+    def begin(self, number: int, first_id: str) -> None:
+        """A commit of so many is about to be tried; whether it arrived shows in its first id."""
+        self._words[PENDING] = 0
+        self._page[ID_AT : ID_AT + ID_BYTES] = first_id.encode()[:ID_BYTES].ljust(ID_BYTES)
+        self._words[PENDING] = self._words[SETTLED] + number
+
+    def settle(self, number: int) -> None:
+        """So many are stored, or counted as given up."""
+        self._words[SETTLED] += number
+
+    def close(self) -> None:
+        """Close the account; it is kept only where something is owed."""
+        is_settled = self._words[ACCEPTED] == self._words[SETTLED]
+        self._words.release()
+        self._page.close()
+        if is_settled:
+            self._path.unlink(missing_ok=True)
+        self._file.close()
+
+
+def crashes(store: Store) -> list[Crash]:
+    """What killed processes left unsettled, oldest first; the accounts of those that died since
+    the last call are closed first.
+
+    Raises:
+        StorageError: the folder cannot be read or written.
+    """
+    folder = store.folder / "capture"
+    with storage_errors(store.folder):
+        for path in sorted(folder.glob("*.counts")):
+            _close_if_dead(path, store)
+        return _written_down(folder)
+
+
+def _written_down(folder: Path) -> list[Crash]:
+    try:
+        lines = (folder / "crashes.jsonl").read_text(errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    found: dict[str, Crash] = {}  # a kill between writing down and deleting writes it twice
+    for line in lines:
+        try:
+            one = Crash(**json.loads(line))
+        except (ValueError, TypeError):  # cut short, by a kill or a full disk
+            continue
+        found[one.process] = one
+    return list(found.values())
+
+
+def _close_if_dead(path: Path, store: Store) -> None:
+    try:
+        file = open(path, "r+b", buffering=0)  # noqa: SIM115  closed below
+    except FileNotFoundError:
+        return
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return  # its process lives
+        if os.fstat(file.fileno()).st_nlink == 0:
+            return  # another reader was faster
+        crash = _read(path.stem, file.read(PAGE), store)
+        if crash and crash.lost:
+            line = "\n" + json.dumps(crash._asdict())  # so that one cut short ends before it
+            with open(path.parent / "crashes.jsonl", "ab", buffering=0) as log:
+                log.write(line.encode())
+                os.fsync(log.fileno())
+        path.unlink(missing_ok=True)
+
+
+def _read(name: str, page: bytes, store: Store) -> Crash | None:
+    words: Any = memoryview(page[: len(page) // 8 * 8]).cast("Q")
+    if len(page) < PAGE or words[0] != MAGIC:
+        return None
+    accepted, settled, pending = words[ACCEPTED], words[SETTLED], words[PENDING]
+    if pending > settled:
+        first_id = page[ID_AT : ID_AT + ID_BYTES].decode(errors="replace").strip()
+        if store.get_all(Interaction, [first_id]):
+            settled = pending
+    started = page[STARTED_AT : STARTED_AT + STARTED_BYTES].decode(errors="replace").strip()
+    return Crash(name, started, accepted, max(0, accepted - settled))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

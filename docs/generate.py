@@ -102,8 +102,9 @@ def _section(info: FieldInfo) -> type[BaseModel] | None:
 def _rows_of(info: FieldInfo) -> type[BaseModel] | None:
     """What a list of tables is made of, `[[serve.keys]]`."""
     first = next(iter(get_args(info.annotation)), None)
-    is_list = get_origin(info.annotation) is tuple and isinstance(first, type)
-    return first if is_list and issubclass(first, BaseModel) else None
+    if get_origin(info.annotation) is not tuple or not isinstance(first, type):
+        return None
+    return first if issubclass(first, BaseModel) else None
 
 
 def _type(annotation: Any) -> str:

@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help setup quickstart test test-vllm lint docs bench bench-train bench-online science clean
+.PHONY: help setup quickstart test test-vllm lint docs bench bench-train bench-online bench-gateway science clean
 
 help:
 	@echo "make quickstart   set up, then turn the loop once on a real model"
@@ -15,6 +15,7 @@ help:
 	@echo "make bench        measure (slow; results go into LOG.md)"
 	@echo "make bench-train  measure training beside TRL (slow; ARGS='--quick' for a minute)"
 	@echo "make bench-online measure drawing, scoring and PPO beside transformers and TRL (the same)"
+	@echo "make bench-gateway what the gateway adds to a request, beside LiteLLM (the same)"
 	@echo "make science      hold claims of alignment against a toy world (slow; ARGS='--seeds 1')"
 
 # torch first and by exact pin: a later package that asks for a range must find it installed
@@ -66,8 +67,12 @@ bench-train: setup
 bench-online: setup
 	$(BIN)/python benchmarks/online.py $(ARGS)
 
+# the load is from wrk; LiteLLM gets an environment of its own on first use
+bench-gateway: setup
+	$(BIN)/python benchmarks/gateway.py $(ARGS)
+
 science: setup
 	$(BIN)/python benchmarks/science/run.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) .venv-ppo quickstart build src/*.egg-info
+	rm -rf $(VENV) $(VLLM_VENV) .venv-ppo .venv-litellm quickstart build src/*.egg-info

@@ -9,7 +9,7 @@ The pages are functions of the code alone, so the same code gives the same bytes
 import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 import click
 from pydantic import BaseModel
@@ -74,6 +74,8 @@ def _sections(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, t
         if section:
             yield prefix + name, section
             yield from _sections(section, f"{prefix}{name}.")
+        elif rows := _rows_of(info):
+            yield f"[{prefix}{name}]", rows
 
 
 def _table(path: str, section: type[BaseModel]) -> str:
@@ -82,7 +84,7 @@ def _table(path: str, section: type[BaseModel]) -> str:
         if _section(info):
             continue
         cells = (
-            f"`{path}.{name}`",
+            f"`{path.strip('[]')}.{name}`",
             _type(info.annotation),
             _default(info),
             _range(info),
@@ -97,6 +99,14 @@ def _section(info: FieldInfo) -> type[BaseModel] | None:
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
+def _rows_of(info: FieldInfo) -> type[BaseModel] | None:
+    """What a list of tables is made of, `[[serve.keys]]`."""
+    first = next(iter(get_args(info.annotation)), None)
+    if get_origin(info.annotation) is not tuple or not isinstance(first, type):
+        return None
+    return first if issubclass(first, BaseModel) else None
+
+
 def _type(annotation: Any) -> str:
     """The type as TOML has it."""
     if get_origin(annotation) in (Union, types.UnionType):
@@ -106,6 +116,10 @@ def _type(annotation: Any) -> str:
         return " or ".join(f'`"{one}"`' for one in get_args(annotation))
     if get_origin(annotation) is tuple:
         return f"list of {_type(get_args(annotation)[0])}"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "table"
+    if get_origin(annotation) is Annotated:
+        return _type(get_args(annotation)[0])
     if get_origin(annotation) is dict:
         return "table of numbers"
     return {bool: "boolean", int: "integer", float: "number", str: "text"}[annotation]
@@ -149,7 +163,7 @@ def _text(docstring: str | None) -> str:
 
 
 def _anchor(path: str) -> str:
-    return path.replace(".", "")
+    return path.replace(".", "").strip("[]")
 
 
 # --- the commands -------------------------------------------------------------------------------

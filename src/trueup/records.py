@@ -142,7 +142,8 @@ class Completion(Value, _Grown):
     """Text a model wrote (or a person, or a file), with all that is known of how.
 
     `logprobs` are those of the model's own distribution (temperature 1, nothing cut off), one a
-    token of `token_ids`, in nats; the end-of-sequence token counts where it was drawn.
+    token of `token_ids`, in nats; the end-of-sequence token counts where it was drawn. Without
+    `token_ids` they are what somebody else's server told: good for a mean, not for training.
     """
 
     later = ("tool_calls",)
@@ -245,6 +246,15 @@ class Interaction(Record, _Grown):
     input_tokens: int | None = None
     output_tokens: int | None = None
     latency_ms: float | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """True for messages in and text out, to the end: nothing broke it off and no tool had a
+        part in it. Others are no examples of answers, and their prompts may be half of one."""
+        has_calls = self.completion.tool_calls or any(
+            one.tool_calls or one.role == "tool" for one in self.prompt
+        )
+        return not (self.error or self.tools or has_calls)
 
 
 class Feedback(Record):

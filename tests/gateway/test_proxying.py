@@ -17,7 +17,7 @@ from starlette.routing import Route
 from trueup.capture import CaptureConfig
 from trueup.gateway.app import create_app
 from trueup.gateway.config import ServeConfig
-from trueup.gateway.proxy import _base
+from trueup.gateway.upstreams import base_url as _base
 from trueup.records import Interaction, Message
 
 HELLO = [{"role": "user", "content": "Wie geht es?"}]
@@ -203,12 +203,14 @@ def test_other_routes_pass_in_both_directions(proxy, upstream) -> None:
     assert through.json()["body"] == "a" * 1000 + "b"
 
 
-def test_the_upstreams_refusal_is_passed_on_and_not_kept(proxy) -> None:
+def test_the_upstreams_refusal_is_passed_on_and_kept_as_an_error(proxy) -> None:
     with pytest.raises(openai.RateLimitError, match="slow down"):
         proxy.client.chat.completions.create(
             model="m", messages=HELLO, extra_body={"x_script": "refuse"}
         )
-    assert proxy.interactions() == []
+    (kept,) = proxy.interactions()
+    assert kept.error == "upstream 429" and kept.completion.text == ""
+    assert kept.prompt == (Message(**HELLO[0]),) and kept.request_id.startswith("req_")
 
 
 def test_feedback_finds_the_upstreams_id_at_once(proxy) -> None:
@@ -235,9 +237,6 @@ def test_every_choice_of_a_stream_is_kept(proxy) -> None:
 @pytest.mark.parametrize(
     "more",
     [
-        {"x_script": "tools"},
-        {"x_script": "garbage"},
-        {"tools": [{"type": "function"}]},
         {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
         {"messages": "nonsense"},
     ],
@@ -267,13 +266,15 @@ def test_an_upstream_that_is_down_is_a_502_that_says_so(open_gateway) -> None:
         for part in ("cannot be reached", "http://127.0.0.1:9/v1", "Expected", "serve.upstream"):
             assert part in str(caught.value)
         assert gateway.http.get("/v1/models").status_code == 502
-        assert gateway.http.get("/health").status_code == 200
-        assert gateway.interactions() == []
+        (told,) = gateway.http.get("/health").raise_for_status().json()["upstreams"]
+        assert told["is_up"] is False and told["failures"] == 2 and told["last_error"]
+        assert [one.error for one in gateway.interactions()] == ["upstream unreachable"]
 
 
 def test_an_upstream_that_falls_silent_is_a_504(impatient) -> None:
     answer = raw(impatient.url, {"messages": HELLO, "x_script": "silent"})
     assert answer.status_code == 504 and "in time" in answer.json()["error"]["message"]
+    assert [one.error for one in impatient.interactions()] == ["timeout"]
 
 
 @pytest.mark.parametrize("script", ["break", "hang"])
@@ -288,6 +289,7 @@ def test_a_stream_that_breaks_off_says_so_and_keeps_its_half(impatient, script) 
     assert kept.completion.text.startswith(said) and TEXT.startswith(kept.completion.text)
     assert 0 < len(kept.completion.text) < len(TEXT)
     assert kept.completion.finish_reason == "unknown"
+    assert kept.error == {"break": "upstream broke off", "hang": "timeout"}[script]
 
 
 def test_a_client_that_leaves_keeps_its_half(proxy) -> None:
@@ -300,7 +302,7 @@ def test_a_client_that_leaves_keeps_its_half(proxy) -> None:
     while not (kept := proxy.interactions()) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert TEXT.startswith(kept[0].completion.text)
-    assert kept[0].completion.finish_reason == "unknown"
+    assert kept[0].completion.finish_reason == "unknown" and kept[0].error == "client left"
 
 
 def test_requests_that_are_no_json_do_not_reach_the_upstream(proxy, upstream) -> None:

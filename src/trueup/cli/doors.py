@@ -37,19 +37,20 @@ def serve(ctx: click.Context, port: int | None, as_json: bool) -> None:
         config = config.model_copy(update={"port": port})
     listening = listen(config)  # a taken port shows before a model is loaded
     engine = None
-    if not config.upstream:
+    if not config.all_upstreams:
         from trueup.models.engine import Engine
 
         engine = Engine(project.backbone, project.store)
+    behind = ", ".join(one.url for one in config.all_upstreams)
     base_url = f"http://{config.host}:{listening.getsockname()[1]}/v1"
     if as_json:
-        emit({"base_url": base_url, "model": config.model_name, "upstream": config.upstream})
+        emit({"base_url": base_url, "model": config.model_name, "upstream": behind or None})
     else:
-        say(f"Serving {config.upstream or config.model_name} at {base_url} (Ctrl-C stops)")
+        say(f"Serving {behind or config.model_name} at {base_url} (Ctrl-C stops)")
         say("Next: point an OpenAI client at it, then 'trueup run'")
     app = create_app(project.store, config, project.config.capture, engine)
     with contextlib.suppress(KeyboardInterrupt):  # the ordinary way to stop it
-        make_server(app).run(sockets=[listening])
+        make_server(app, config).run(sockets=[listening])
     if engine:
         engine.close()
 

@@ -21,6 +21,7 @@ COMMANDS = {
     "init": "project",
     "model": "model",
     "serve": "doors",
+    "key": "key",
     "import": "doors",
     "flag": "stages",
     "label": "stages",

@@ -71,7 +71,7 @@ def _traffic(project: Project) -> list[Messages]:
     return [
         one.prompt
         for one in project.store.each(Interaction)
-        if one.prompt not in learned and not away.contains(one.prompt)
+        if one.is_plain and one.prompt not in learned and not away.contains(one.prompt)
     ]
 
 

@@ -1,45 +1,91 @@
 """Request bodies: read whole, within a limit, as a JSON object."""
 
+import asyncio
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Message, Receive
 
 from trueup.gateway.errors import RequestError
 
-__all__ = ["MAX_BODY_BYTES", "as_object", "read_body"]
+__all__ = ["MAX_BODY_BYTES", "Limits", "as_object", "read_body", "read_parts"]
 
 MAX_BODY_BYTES = 10 * 1024 * 1024
 
 
-async def read_body(request: Request) -> bytes:
-    """The request's body.
+class Limits(NamedTuple):
+    """What a client may send, and how slowly."""
+
+    max_body_bytes: int = MAX_BODY_BYTES
+    client_timeout_s: float = 30.0
+
+
+async def read_body(
+    request: Request, *, max_bytes: int | None = None, timeout_s: float | None = None
+) -> bytes:
+    """The request's body; the limits are those of the server it came to, unless they are given.
+
+    Raises:
+        as `read_parts`.
+    """
+    limits = request.scope.get("trueup.limits") or Limits()
+    return await read_parts(
+        request.receive, max_bytes or limits.max_body_bytes, timeout_s or limits.client_timeout_s
+    )
+
+
+async def read_parts(receive: Receive, max_bytes: int, timeout_s: float) -> bytes:
+    """A request's body, as ASGI hands it over.
 
     What is too large is read to its end before it is refused, up to ten times the limit: a client
     still sending would see a broken connection instead of the reason.
 
     Raises:
-        RequestError: over MAX_BODY_BYTES; status 413.
+        RequestError: over `max_bytes`, status 413; slower than `timeout_s`, status 408.
+        ClientDisconnect: the client left.
     """
-    parts: list[bytes] = []
-    size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size > 10 * MAX_BODY_BYTES:
-            break
-        if size > MAX_BODY_BYTES:
-            parts.clear()
-        else:
-            parts.append(part)
-    if size > MAX_BODY_BYTES:
+    try:
+        async with asyncio.timeout(timeout_s):
+            message = await receive()
+            if message["type"] == "http.request" and not message.get("more_body"):
+                parts, size = [message["body"]], len(message["body"])  # most come in one piece
+            else:
+                parts, size = await _read_on(receive, message, max_bytes)
+    except TimeoutError:
+        raise RequestError(
+            "The request's body did not arrive in time",
+            expected=f"all of it within {timeout_s:g} s",
+            next="send it faster, or raise serve.client_timeout_s",
+            status=408,
+            code="request_timeout",
+        ) from None
+    if size > max_bytes:
         raise RequestError(
             "The request body is too large",
             got=f"{size} bytes",
             status=413,
-            expected=f"at most {MAX_BODY_BYTES} bytes",
-            next="shorten the conversation",
+            expected=f"at most {max_bytes} bytes",
+            next="shorten the conversation, or raise serve.max_body_mb",
+            code="request_too_large",
         )
     return b"".join(parts)
+
+
+async def _read_on(receive: Receive, message: Message, max_bytes: int) -> tuple[list[bytes], int]:
+    parts: list[bytes] = []
+    size = 0
+    while message["type"] == "http.request":
+        part = message.get("body", b"")
+        size += len(part)
+        if size > max_bytes:
+            parts.clear()
+        else:
+            parts.append(part)
+        if not message.get("more_body") or size > 10 * max_bytes:
+            return parts, size
+        message = await receive()
+    raise ClientDisconnect
 
 
 def as_object(body: bytes) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-__all__ = ["ByteStream", "or_gone"]
+__all__ = ["ByteStream", "Leaving", "or_gone"]
 
 T = TypeVar("T")
 
@@ -27,6 +27,39 @@ async def or_gone(request: Request, work: Awaitable[T]) -> T:
         ClientDisconnect: the client left.
     """
     return await _race(request.receive, work)
+
+
+class Leaving:
+    """Inside `with Leaving(receive)`, a client that leaves ends what is being done.
+
+    Lighter than `or_gone`: one task that listens, none for the work. The same holds for when:
+    only after the request's body was read.
+
+    Raises:
+        ClientDisconnect: the client left.
+    """
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._has_left = self._is_over = False
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._listening = asyncio.get_running_loop().create_task(_left(self._receive))
+        self._listening.add_done_callback(self._heard)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._is_over = True
+        self._listening.cancel()
+        if self._has_left and self._task.uncancel() == 0 and kind is asyncio.CancelledError:
+            raise ClientDisconnect from None
+
+    def _heard(self, listening: "asyncio.Task[None]") -> None:
+        if not self._is_over and not listening.cancelled() and not listening.exception():
+            self._has_left = True
+            self._task.cancel()
 
 
 class ByteStream(Response):

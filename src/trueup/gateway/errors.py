@@ -1,6 +1,6 @@
 """What goes wrong at this door, as OpenAI's error JSON with a status an SDK understands.
 
-RequestError                 400, or what it says
+RequestError                 400, or what it says: 401, 403, 404, 408, 413
 RecordNotFound               404
 other DataError              400    the prompt does not fit, the template refuses it
 ModelError, StorageError     503    the champion cannot be served, the disk is full
@@ -8,12 +8,14 @@ UpstreamError, its timeout   502, 504
 """
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import Send
 
 from trueup.errors import (
     DataError,
@@ -31,6 +33,8 @@ __all__ = [
     "error_body",
     "error_event",
     "not_supported",
+    "send_error",
+    "send_json",
 ]
 
 
@@ -98,6 +102,29 @@ def error_body(error: Exception) -> dict[str, Any]:
 def error_event(error: Exception) -> bytes:
     """The error inside a stream that has begun: SDKs raise it when they read it."""
     return b"data: " + json.dumps(error_body(error)).encode() + b"\n\n"
+
+
+async def send_json(
+    send: Send, status: int, content: Any, headers: Iterable[tuple[bytes, bytes]] = ()
+) -> None:
+    """An answer in JSON, for those who speak plain ASGI."""
+    body = json.dumps(content, ensure_ascii=False).encode("utf-8", "replace")
+    head = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        *headers,
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": head})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_error(send: Send, error: Exception) -> None:
+    """The error as `error_body` has it, with its status."""
+    status = _status(error)
+    headers = [(b"www-authenticate", b"Bearer")] if status == 401 else []
+    if status in (408, 413):  # what is still coming of the request is not read
+        headers.append((b"connection", b"close"))
+    await send_json(send, status, error_body(error), headers)
 
 
 async def _respond(_: Request, error: Exception) -> Response:

@@ -25,6 +25,7 @@ from trueup.gateway.chat import ChatRequest
 from trueup.gateway.config import ServeConfig
 from trueup.gateway.connection import ByteStream, or_gone
 from trueup.gateway.errors import RequestError, error_event
+from trueup.gateway.keys import tenant_of
 from trueup.records import Completion, Interaction
 
 if TYPE_CHECKING:
@@ -52,7 +53,14 @@ class LocalChat:
     async def complete(self, request: Request) -> Response:
         """`POST /v1/chat/completions`: one JSON object, or a stream of events."""
         asked = chat.parse_request(as_object(await read_body(request)), self._serve)
-        answer = _Answer(self._engine, self._serve, self._recorder, asked, self._best_of)
+        answer = _Answer(
+            self._engine,
+            self._serve,
+            self._recorder,
+            asked,
+            self._best_of,
+            tenant_of(request.scope),
+        )
         return await (answer.stream(request) if asked.stream else answer.whole(request))
 
     async def models(self, request: Request) -> Response:
@@ -89,9 +97,10 @@ class _Answer:
         recorder: Recorder,
         asked: ChatRequest,
         best_of: BestOf | None,
+        tenant: str | None,
     ) -> None:
         self._engine, self._serve, self._recorder, self._asked = engine, serve, recorder, asked
-        self._best_of = best_of
+        self._best_of, self._tenant = best_of, tenant
         self._chosen: Future[list[Completion]] = Future()
         """What is answered with: what was drawn, or the best of it."""
         self._id = f"chatcmpl-{uuid.uuid4().hex}"
@@ -169,6 +178,8 @@ class _Answer:
                     request_id=choice_id(self._id, i),
                     model=self._serve.model_name,
                     user=self._asked.user,
+                    tenant=self._tenant,
+                    error="client left" if completion.finish_reason == "unknown" else "",
                     input_tokens=len(pending.prompt_ids),
                     output_tokens=len(completion.token_ids or ()),
                     latency_ms=latency_ms,

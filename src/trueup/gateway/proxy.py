@@ -1,206 +1,313 @@
-"""The gateway in front of somebody else's server: forwarded byte for byte, captured on the way.
+"""The gateway in front of somebody else's servers: forwarded byte for byte, captured on the way.
 
 Everything under `/v1/` goes through, fields and routes unknown to us included; status codes and
-bodies come back as they are. Of chat completions a transcript is kept. An upstream that cannot
-be reached is a 502, one that takes the request and falls silent a 504, each saying which.
+bodies come back as they are. Of both kinds of completions a transcript is kept. An upstream that
+cannot be reached is a 502, one that takes the request and falls silent a 504, each saying which.
+
+This is the hot path: plain ASGI, one pass over the headers, one parse of the request's JSON.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator
+import asyncio
+from collections.abc import AsyncGenerator, Iterable
 from typing import Any
 
 import aiohttp
-from starlette.requests import Request
-from starlette.responses import Response
-from yarl import URL
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 from trueup.capture import Recorder
 from trueup.errors import UpstreamError
-from trueup.gateway.body import as_object, read_body
+from trueup.gateway.body import as_object, read_parts
 from trueup.gateway.config import ServeConfig
-from trueup.gateway.connection import ByteStream, or_gone
-from trueup.gateway.errors import UpstreamTimeout, error_event
-from trueup.gateway.transcript import Transcript
+from trueup.gateway.connection import Leaving
+from trueup.gateway.errors import RequestError, UpstreamTimeout, error_event, send_json
+from trueup.gateway.keys import tenant_of
+from trueup.gateway.transcript import BROKEN_OFF, Transcript, inflated
+from trueup.gateway.upstreams import Headers, Upstreams, UpstreamServer
 
-__all__ = ["Upstream"]
+__all__ = ["Proxy"]
 
-CONNECT_TIMEOUT_S = 10.0
 HOP_BY_HOP = {
-    "connection",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
+    b"connection",
+    b"keep-alive",
+    b"proxy-authenticate",
+    b"proxy-authorization",
+    b"proxy-connection",
+    b"te",
+    b"trailer",
+    b"transfer-encoding",
+    b"upgrade",
 }
 """RFC 9110, 7.6.1: these speak of one connection, and ours are two."""
+NOT_FORWARDED = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
+NOT_RETURNED = HOP_BY_HOP | {b"date", b"server"}  # our server writes its own
+LONGEST_WHOLE = 64 * 1024 * 1024
+"""Bytes of an answer in one piece; longer ones pass through part by part."""
+LONGEST_LINE = 1024 * 1024
+"""Bytes of a stream that wait for the end of their line."""
+NO_CLIENT = "client left"
 
 
-class Upstream:
-    """Another OpenAI-compatible server. `open` it on the loop that will use it."""
+class Proxy:
+    """The routes that upstreams answer, as one ASGI app. `open` it on the loop that will use it."""
 
     def __init__(self, serve: ServeConfig, recorder: Recorder) -> None:
-        assert serve.upstream is not None
-        self._base = _base(serve.upstream)
-        self._timeout_s, self._recorder = serve.upstream_timeout_s, recorder
-        self._session: aiohttp.ClientSession | None = None
+        self.upstreams = Upstreams(serve)
+        self._recorder = recorder
+        self._max_body_bytes = int(serve.max_body_mb * 1024 * 1024)
+        self._client_timeout_s = serve.client_timeout_s
 
-    async def open(self) -> None:
-        """Make the connection pool."""
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=0
-            ),  # the caller's concurrency is not ours to limit
-            timeout=aiohttp.ClientTimeout(
-                total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=self._timeout_s
-            ),
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Any route under `/v1/`."""
+        method, path = scope["method"], scope["path"]
+        if method == "POST" and path in ("/v1/chat/completions", "/v1/completions"):
+            await self._complete(scope, receive, send)
+        elif method == "POST" and path == "/v1/embeddings":
+            await self._embed(scope, receive, send)
+        elif method == "GET" and path == "/v1/models" and self.upstreams.are_many:
+            await self._models(scope, receive, send)
+        else:
+            await self._forward(scope, receive, send)
+
+    # --- the routes -------------------------------------------------------------------------------
+
+    async def _complete(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Completions of both kinds: forwarded and captured."""
+        body = await read_parts(receive, self._max_body_bytes, self._client_timeout_s)
+        asked = as_object(self._readable(scope, body))
+        servers = self.upstreams.for_model(asked.get("model"))
+        transcript = Transcript(
+            asked,
+            self._recorder,
+            num_bytes=len(body),
+            route=scope["path"],
+            request_id=scope.get("trueup.request_id", ""),
+            tenant=tenant_of(scope),
         )
+        headers = _request_headers(scope["headers"], b"accept-encoding")
+        headers.append((b"accept-encoding", b"identity"))  # the transcript is to be readable
+        why = "gateway stopped"
+        try:
+            with Leaving(receive):
+                server, answer = await self._ask(scope, servers, headers, body)
+                try:
+                    await self._answer(server, answer, transcript, send)
+                finally:
+                    answer.close()
+        except ClientDisconnect:
+            why = NO_CLIENT
+            raise
+        except UpstreamTimeout:
+            why = "timeout"
+            raise
+        except UpstreamError:
+            why = "upstream unreachable"
+            raise
+        finally:
+            transcript.record(why)  # unless it was before
 
-    async def close(self) -> None:
-        """Close the connection pool."""
-        if self._session:
-            await self._session.close()
+    async def _embed(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Embeddings: to the server that has the model, and not captured."""
+        body = await read_parts(receive, self._max_body_bytes, self._client_timeout_s)
+        servers = self.upstreams.servers
+        if self.upstreams.are_many:
+            servers = self.upstreams.for_model(as_object(self._readable(scope, body)).get("model"))
+        with Leaving(receive):
+            server, answer = await self._ask(
+                scope, servers, _request_headers(scope["headers"]), body
+            )
+            await self._pass(server, answer, send)
 
-    async def chat(self, request: Request) -> Response:
-        """`POST /v1/chat/completions`: forwarded and captured."""
-        body = await read_body(request)
-        transcript = Transcript(as_object(body), self._recorder)
-        headers = _request_headers(request)
-        headers["accept-encoding"] = "identity"  # the transcript reads along
-        answer = await or_gone(request, self._ask(request, headers, body))
-        if answer.content_type == "text/event-stream":
-            return _stream(answer, _captured(answer, transcript))
-        whole = await or_gone(request, self._read(answer))
-        if answer.status == 200:
-            transcript.read(whole)
-            transcript.record()
-        return _with_headers(Response(whole, answer.status), answer)
-
-    async def forward(self, request: Request) -> Response:
+    async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Any other route: forwarded in both directions as it comes, and not looked into."""
-        has_body = "content-length" in request.headers or "transfer-encoding" in request.headers
-        headers = _request_headers(request)
-        if "content-length" in request.headers:
-            headers["content-length"] = request.headers["content-length"]
-        answer = await self._ask(request, headers, request.stream() if has_body else None)
-        return _stream(answer, _passed(answer))
+        headers = _request_headers(scope["headers"])
+        given = {name: value for name, value in scope["headers"] if name in BODY_HEADERS}
+        if b"content-length" in given:
+            headers.append((b"content-length", given[b"content-length"]))
+        servers = self.upstreams.servers[:1]
+        if given:  # its parts are read as they are sent, so nobody can listen for its end as well
+            arriving = _arriving(receive, self._client_timeout_s)
+            server, answer = await self._ask(scope, servers, headers, arriving)
+        else:
+            with Leaving(receive):
+                server, answer = await self._ask(scope, servers, headers, None)
+        with Leaving(receive):
+            await self._pass(server, answer, send)
+
+    async def _models(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """`GET /v1/models`: those of all upstreams, each as far as it is asked for them."""
+        headers = _request_headers(scope["headers"], b"accept-encoding")
+        headers.append((b"accept-encoding", b"identity"))
+        with Leaving(receive):
+            found = await asyncio.gather(
+                *(self._models_of(scope, one, headers) for one in self.upstreams.servers),
+                return_exceptions=True,
+            )
+        lists = [one for one in found if isinstance(one, list)]
+        if not lists:
+            raise next(one for one in found if isinstance(one, BaseException))
+        merged: dict[str, Any] = {}
+        for one in lists:
+            for model in one:
+                merged.setdefault(model["id"], model)
+        await send_json(send, 200, {"object": "list", "data": list(merged.values())})
+
+    async def _models_of(
+        self, scope: Scope, server: UpstreamServer, headers: Headers
+    ) -> list[dict[str, Any]]:
+        _, answer = await self._ask(scope, [server], headers, None)
+        try:
+            body = as_object(await answer.read())
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise self.upstreams.failure(server, error) from error
+        except RequestError as error:
+            raise self.upstreams.failure(server, error) from error
+        finally:
+            answer.close()
+        data = body.get("data")
+        if answer.status != 200 or not isinstance(data, list):
+            raise self.upstreams.failure(server, ValueError(f"status {answer.status}"))
+        models = [one for one in data if isinstance(one, dict) and isinstance(one.get("id"), str)]
+        return [one for one in models if server.answers_for(one["id"])]
+
+    # --- the answer -------------------------------------------------------------------------------
+
+    async def _answer(
+        self,
+        server: UpstreamServer,
+        answer: aiohttp.ClientResponse,
+        transcript: Transcript,
+        send: Send,
+    ) -> None:
+        is_stream = answer.content_type == "text/event-stream"
+        error = f"upstream {answer.status}" if answer.status >= 400 else ""
+        encoding = answer.headers.get("Content-Encoding", "")
+        transcript.begin(is_stream=is_stream and not error, encoding=encoding.strip().lower())
+        length = answer.content_length
+        if not is_stream and length is not None and length <= LONGEST_WHOLE:
+            whole = await self._read(server, answer)
+            transcript.feed(whole)
+            transcript.record(error)  # before the client hears of it: feedback may be quick
+            await send(_start(answer))
+            await send({"type": "http.response.body", "body": whole})
+            return
+        await send(_start(answer))
+        parts = _lines(answer) if is_stream else answer.content.iter_any()
+        try:
+            async for data in parts:
+                transcript.feed(data)
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+        except (aiohttp.ClientError, TimeoutError) as broken:
+            failure = self.upstreams.failure(server, broken)
+            transcript.record("timeout" if isinstance(failure, UpstreamTimeout) else BROKEN_OFF)
+            if not is_stream:
+                return  # without an end, so that the client sees that there is none
+            event = b"\n" + error_event(failure)
+            await send({"type": "http.response.body", "body": event, "more_body": True})
+        transcript.record(error)
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _pass(
+        self, server: UpstreamServer, answer: aiohttp.ClientResponse, send: Send
+    ) -> None:
+        try:
+            await send(_start(answer))
+            async for data in answer.content.iter_any():
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+        except (aiohttp.ClientError, TimeoutError) as error:
+            self.upstreams.failure(server, error)  # the connection ends without an end of the body
+        finally:
+            answer.close()
 
     async def _ask(
-        self, request: Request, headers: dict[str, str], body: bytes | AsyncIterator[bytes] | None
-    ) -> aiohttp.ClientResponse:
-        assert self._session is not None
-        try:
-            return await self._session.request(
-                request.method,
-                self._url(request),
-                data=body,
-                headers=headers,
-                allow_redirects=False,
-            )
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise self._failure(error) from error
+        self, scope: Scope, servers: list[UpstreamServer], headers: Headers, body: Any
+    ) -> tuple[UpstreamServer, aiohttp.ClientResponse]:
+        raw_path = scope.get("raw_path") or scope["path"].encode()
+        server, answer = await self.upstreams.ask(
+            servers, scope["method"], raw_path, scope["query_string"], headers, body
+        )
+        scope["trueup.upstream"] = server.name
+        return server, answer
 
-    async def _read(self, answer: aiohttp.ClientResponse) -> bytes:
+    async def _read(self, server: UpstreamServer, answer: aiohttp.ClientResponse) -> bytes:
         try:
             return await answer.read()
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise self._failure(error) from error
+            raise self.upstreams.failure(server, error) from error
 
-    def _url(self, request: Request) -> URL:
-        raw_path = request.scope.get("raw_path") or request.url.path.encode()
-        path = raw_path.decode("latin-1").partition("?")[0].removeprefix("/v1")
-        query = request.scope["query_string"].decode("latin-1")
-        return URL(f"{self._base}{path}{'?' + query if query else ''}", encoded=True)
-
-    def _failure(self, error: Exception) -> UpstreamError:
-        if isinstance(error, TimeoutError) and not isinstance(
-            error, aiohttp.ConnectionTimeoutError
-        ):
-            return UpstreamTimeout(
-                "The upstream server did not answer in time",
-                got=f"{self._base} silent",
-                expected=f"an answer within {self._timeout_s:g} s",
-                next="see whether it is overloaded, or raise serve.upstream_timeout_s",
+    def _readable(self, scope: Scope, body: bytes) -> bytes:
+        """The body for our own eyes; what is forwarded is the packed one."""
+        packed = next((v for n, v in scope["headers"] if n == b"content-encoding"), b"identity")
+        encoding = packed.decode("latin-1").strip().lower()
+        if encoding == "identity":
+            return body
+        found = inflated(body, encoding, self._max_body_bytes)
+        if found is None:
+            raise RequestError(
+                "The request body cannot be unpacked",
+                got=encoding,
+                expected=f"gzip or deflate, of at most {self._max_body_bytes} bytes",
+                next="send it without Content-Encoding",
+                status=413 if encoding in ("gzip", "deflate") else 415,
             )
-        return _broken(self._base, error)
+        return found
 
 
-def _base(upstream: str) -> str:
-    """The upstream's own `/v1`, however the setting spells it."""
-    base = upstream.rstrip("/")
-    return base if URL(base).path.strip("/") else f"{base}/v1"
+BODY_HEADERS = (b"content-length", b"transfer-encoding")
 
 
-def _broken(where: str, error: Exception) -> UpstreamError:
-    return UpstreamError(
-        "The upstream server cannot be reached, or broke off",
-        got=f"{where}: {error or type(error).__name__}",
-        expected="an OpenAI-compatible server",
-        next="see whether it runs, and check serve.upstream",
-    )
-
-
-async def _captured(
-    answer: aiohttp.ClientResponse, transcript: Transcript
-) -> AsyncGenerator[bytes]:
-    """The stream as it comes, transcribed. What breaks it off is told in the stream's own form.
-
-    Lines are passed whole: half of one, with the error behind it, no client could read.
-    """
-    if answer.status != 200:
-        transcript.discard()
-    half = b""
-    try:
-        async for data in answer.content.iter_any():
-            transcript.feed(data)
-            lines, newline, half = (half + data).rpartition(b"\n")
-            if newline:
-                yield lines + newline
-        if half:
-            yield half
-    except (aiohttp.ClientError, TimeoutError) as error:
-        transcript.record()  # before the client hears of it
-        yield b"\n" + error_event(_broken(str(answer.url), error))
-    finally:
-        answer.close()
-        transcript.record()
-
-
-async def _passed(answer: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
-    try:
-        async for data in answer.content.iter_any():
-            yield data
-    finally:
-        answer.close()
-
-
-def _request_headers(request: Request) -> dict[str, str]:
-    """The client's headers, credentials included, but for those that speak of its connection."""
-    named = request.headers.get("connection", "")
-    dropped = HOP_BY_HOP | {"host", "content-length", "expect"} | _names(named)
-    return {name: value for name, value in request.headers.items() if name not in dropped}
-
-
-def _stream(answer: aiohttp.ClientResponse, parts: AsyncGenerator[bytes]) -> Response:
-    return _with_headers(ByteStream(parts, status_code=answer.status), answer)
-
-
-def _with_headers(response: Response, answer: aiohttp.ClientResponse) -> Any:
+def _start(answer: aiohttp.ClientResponse) -> dict[str, Any]:
     """Our response under the upstream's headers, repeated ones (cookies) included."""
-    # our server writes its own date and name, and the length of a body that it holds
-    dropped = HOP_BY_HOP | {"date", "server"} | _names(answer.headers.get("Connection", ""))
-    response.raw_headers = [
-        (name.lower(), value)
-        for name, value in answer.raw_headers
-        if name.lower().decode("latin-1") not in dropped
-    ]
-    return response
+    dropped = NOT_RETURNED
+    if named := answer.headers.get("Connection"):
+        dropped = dropped | _names(named.encode("latin-1", "replace"))
+    headers = [(name.lower(), value) for name, value in answer.raw_headers]
+    headers = [one for one in headers if one[0] not in dropped]
+    return {"type": "http.response.start", "status": answer.status, "headers": headers}
 
 
-def _names(connection: str) -> set[str]:
-    return {name.strip().lower() for name in connection.split(",")}
+async def _lines(answer: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
+    """The stream as it comes, in whole lines: half of one, with an error behind it, no client
+    could read."""
+    held: list[bytes] = []
+    num_held = 0
+    async for data in answer.content.iter_any():
+        cut = data.rfind(b"\n") + 1
+        if cut or num_held > LONGEST_LINE:
+            yield b"".join((*held, data[:cut] if cut else data))
+            held = [data[cut:]] if cut and cut < len(data) else []
+        else:
+            held.append(data)
+        num_held = sum(map(len, held))
+    if held:
+        yield b"".join(held)
+
+
+async def _arriving(receive: Receive, timeout_s: float) -> AsyncGenerator[bytes]:
+    """A request's body, part by part."""
+    while True:
+        async with asyncio.timeout(timeout_s):
+            message = await receive()
+        if message["type"] != "http.request":
+            raise ClientDisconnect
+        if message.get("body"):
+            yield message["body"]
+        if not message.get("more_body"):
+            return
+
+
+def _request_headers(
+    headers: Iterable[tuple[bytes, bytes]], *dropped: bytes
+) -> list[tuple[bytes, bytes]]:
+    """The client's headers, but for those that speak of its connection."""
+    headers = list(headers)
+    unwanted = NOT_FORWARDED.union(dropped)
+    for name, value in headers:
+        if name == b"connection" and value.lower() not in (b"keep-alive", b"close"):
+            unwanted = unwanted | _names(value)
+    return [one for one in headers if one[0] not in unwanted]
+
+
+def _names(connection: bytes) -> set[bytes]:
+    return {name.strip().lower() for name in connection.split(b",")}

@@ -2,6 +2,9 @@
 
 import contextlib
 import errno
+import ipaddress
+import os
+import resource
 import socket
 
 import uvicorn
@@ -9,12 +12,15 @@ from starlette.applications import Starlette
 
 from trueup.errors import ConfigError
 from trueup.gateway.config import ServeConfig
+from trueup.gateway.protocol import protocol
 
 __all__ = ["listen", "make_server", "serve"]
 
 GRACE_S = 30
 """How long running answers may go on after the signal to stop; what is cut off then is captured
 as far as it got."""
+KEEP_ALIVE_S = 75
+"""How long a client may keep a connection for its next request; nginx's figure."""
 
 
 def serve(app: Starlette, config: ServeConfig, *, listening: socket.socket | None = None) -> None:
@@ -28,17 +34,19 @@ def serve(app: Starlette, config: ServeConfig, *, listening: socket.socket | Non
     """
     listening = listening or listen(config)
     with contextlib.suppress(KeyboardInterrupt):  # the ordinary way to stop it
-        make_server(app).run(sockets=[listening])
+        make_server(app, config).run(sockets=[listening])
 
 
 def listen(config: ServeConfig) -> socket.socket:
     """A socket on the configured address, already listening, so that a taken port shows at once.
 
     Raises:
-        ConfigError: as `serve`.
+        ConfigError: as `serve`; or others than this machine could reach it, and it has no keys.
     """
     try:
-        family = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0][0]
+        found = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
+        family = found[0]
+        _refuse_strangers(config, str(found[4][0]))
         # reuse_port stays off: two gateways on one port would share the traffic between them
         listening = socket.create_server((config.host, config.port), family=family, backlog=1024)
         # asyncio sets this only on sockets that say they are TCP, and create_server's do not;
@@ -57,15 +65,39 @@ def listen(config: ServeConfig) -> socket.socket:
         ) from None
 
 
-def make_server(app: Starlette) -> uvicorn.Server:
+def make_server(app: Starlette, config: ServeConfig | None = None) -> uvicorn.Server:
     """The server without its socket, for those who run it in a thread of their own."""
+    config = config or ServeConfig()
+    _allow_many_connections()
     return uvicorn.Server(
         uvicorn.Config(
             app,
-            log_level="warning",
-            access_log=False,
+            http=protocol(config.client_timeout_s),
+            loop="uvloop" if os.name == "posix" else "auto",
+            log_level=config.log_level,
+            access_log=False,  # ours is written away from the requests
             timeout_graceful_shutdown=GRACE_S,
+            timeout_keep_alive=KEEP_ALIVE_S,
             lifespan="on",
             ws="none",
         )
     )
+
+
+def _refuse_strangers(config: ServeConfig, address: str) -> None:
+    is_loopback = ipaddress.ip_address(address.partition("%")[0]).is_loopback
+    if is_loopback or config.keys or config.allow_open:
+        return
+    raise ConfigError(
+        "The gateway would answer everybody who can reach this machine",
+        got=f"serve.host = {config.host!r} and no serve.keys",
+        expected="an address of this machine alone, or keys",
+        next="make a key with 'trueup key NAME', or set serve.allow_open behind a proxy that asks",
+    )
+
+
+def _allow_many_connections() -> None:
+    """A stream takes two connections, the client's and the upstream's; the usual limit is 1,024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

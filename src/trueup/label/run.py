@@ -24,7 +24,8 @@ def run(store: Store, config: LabelConfig, champion: StoredModel) -> list[Label]
     Writes:  one Label an interaction, with every candidate and its score; an edit gives a second
              label, by `human`, that prefers the edit to the logged answer.
     Skips:   a prompt that was labelled before; one the chat template refuses, or longer than the
-             model's context; one whose verdict stays unreadable, up to `max_skip_rate`.
+             model's context; an answer that broke off, or in which tools had a part; one whose
+             verdict stays unreadable, up to `max_skip_rate`.
     Keeps:   tokens, log-probs, sampling and weights of every fresh sample.
     Again:   writes nothing until there are new flags.
     Killed:  labels are written every 32 prompts; the next call goes on from there.
@@ -64,7 +65,7 @@ def _waiting(store: Store, config: LabelConfig, champion: StoredModel) -> list[I
     seen = {one.prompt for one in judged}
     waiting = []
     for interaction in store.get_all(Interaction, dict.fromkeys(f.interaction_id for f in flags)):
-        if interaction.id in done or interaction.prompt in seen:
+        if interaction.id in done or interaction.prompt in seen or not interaction.is_plain:
             continue
         seen.add(interaction.prompt)
         # what the model cannot read would stop every turn at the same place
@@ -128,7 +129,10 @@ def _edit_labels(store: Store) -> list[Label]:
     for feedback in edited:
         for interaction in store.get_all(Interaction, [feedback.interaction_id]):
             better = Completion(text=feedback.edit or "", finish_reason="stop")
-            if better.text.strip() == interaction.completion.text.strip():
+            if (
+                not interaction.is_plain
+                or better.text.strip() == interaction.completion.text.strip()
+            ):
                 continue
             labels.append(
                 Label(

@@ -124,10 +124,11 @@ def freeze(
 
 
 def traffic_prompts(store: Store, held_out: HeldOut) -> dict[Messages, str]:
-    """Every prompt of the traffic that is not held out, with the first interaction it came in."""
+    """Every prompt of the traffic that is not held out, with the first interaction it came in.
+    Requests with tools are left out: their prompts alone are half of what was asked."""
     found: dict[Messages, str] = {}
     for one in store.each(Interaction):
-        if one.prompt not in found and not held_out.contains(one.prompt):
+        if one.is_plain and one.prompt not in found and not held_out.contains(one.prompt):
             found[one.prompt] = one.id
     return found
 

@@ -1,0 +1,72 @@
+"""HTTP/1.1 for clients that take their time on purpose.
+
+uvicorn waits for ever for the rest of a request's headers, and for a client that does not read
+its answer. A few thousand such clients are a server that answers nobody else, so here both have a
+limit.
+"""
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+__all__ = ["protocol"]
+
+MAX_HEADER_BYTES = 64 * 1024
+
+
+class _Patient(HttpToolsProtocol):
+    """uvicorn's, with an end to its patience."""
+
+    timeout_s = 30.0
+    _waiting: asyncio.TimerHandle | None = None
+    _num_header_bytes = 0
+    _is_in_headers = True
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)  # type: ignore[arg-type]
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._heard()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_in_headers:
+            self._num_header_bytes += len(data)
+        super().data_received(data)
+        if self._is_in_headers and self._num_header_bytes > MAX_HEADER_BYTES:
+            self.transport.abort()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._is_in_headers, self._num_header_bytes = True, 0
+        if self._waiting is None:
+            self._wait()
+
+    def on_headers_complete(self) -> None:
+        self._is_in_headers = False
+        self._heard()
+        super().on_headers_complete()
+
+    def pause_writing(self) -> None:
+        self._wait()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self._heard()
+        super().resume_writing()
+
+    def _wait(self) -> None:
+        self._heard()
+        self._waiting = self.loop.call_later(self.timeout_s, self.transport.abort)
+
+    def _heard(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+
+
+def protocol(timeout_s: float) -> type[Any]:
+    """The protocol class for uvicorn, with this limit in seconds for each wait."""
+    return type("Patient", (_Patient,), {"timeout_s": timeout_s})

@@ -103,6 +103,19 @@ def test_two_turns_promote_and_the_second_starts_from_the_promoted_champion(fold
     assert wrote == {champion.weights}
 
 
+def test_a_turn_on_postgres_promotes_and_the_next_one_is_pending(
+    folder: Path, postgres_url: str
+) -> None:
+    project, first = run_turn(folder, f"store.url={postgres_url}", "evaluate.margin=0.9")
+    assert project.store.is_postgres and not (folder / ".trueup" / "store.sqlite").exists()
+    assert first.verdict.passed, first.verdict
+    champion = project.store.champion()
+    assert first.checkpoint and champion and champion.weights == first.checkpoint.weights
+    assert turn(project).verdict.status == "pending"
+    assert project.store.count(TrainingRun) == 1
+    project.store.close()
+
+
 def test_rollback_brings_back_files_tokens_and_log_probs(folder: Path, engine: Engine) -> None:
     before = greedy(engine)
     project, done = run_turn(folder)

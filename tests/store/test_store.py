@@ -2,6 +2,9 @@
 
 Processes are real processes and killed with SIGKILL; full and read-only disks are real mounts in
 a namespace of their own. A batch is made to fail half-way by a trigger in the database itself.
+
+Every test runs on SQLite and on a real Postgres, but those of bad disks and damaged files, which
+are about SQLite's file; Postgres's own are in `test_postgres.py`.
 """
 
 import os
@@ -9,7 +12,6 @@ import random
 import shlex
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -18,7 +20,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, create_engine, inspect, text
+from sqlalchemy import Engine, inspect, text
 
 from mounts import in_own_mounts, on_a_disk_of
 from trueup.errors import DataError, ProjectBusy, RecordNotFound, StorageError
@@ -32,21 +34,45 @@ from trueup.records import (
     Label,
     Message,
     PreferencePair,
+    Record,
     Release,
     TrainingRun,
 )
 from trueup.store import Store
-from trueup.store.migrations import MIGRATIONS, applied, m001_initial, migrate
+from trueup.store.engine import open_engine
+from trueup.store.migrations import MIGRATIONS, Migration, applied, migrate
 from trueup.store.tables import KINDS, METADATA, kind_of
 
 PROMPT = (Message(role="user", content="How long does a charge take?"),)
 
 
+URL = "TRUEUP_TEST_URL"
+"""Tells our own processes which database a test is about."""
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str | None:
+    """None for the SQLite file, or a Postgres database of the test's own."""
+    if request.param == "sqlite":
+        return None
+    found = request.getfixturevalue("postgres_url")
+    monkeypatch.setenv(URL, found)
+    return found
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store(tmp_path / "store")
+def store(tmp_path: Path, url: str | None) -> Iterator[Store]:
+    opened = Store(tmp_path / "store", url=url)
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def plain_engine(tmp_path: Path, url: str | None) -> Iterator[Engine]:
+    """A database without anything in it, opened as a store opens it."""
+    engine = open_engine(url or f"sqlite:///{tmp_path / 'plain.sqlite'}")
+    yield engine
+    engine.dispose()
 
 
 def interaction(name: str, size: int = 0) -> Interaction:
@@ -94,12 +120,16 @@ def chain() -> list:
 
 def refuse_inserts(store: Store, table: str) -> None:
     """From now on the database itself refuses new rows of a table."""
-    with sqlite3.connect(store.folder / "store.sqlite") as connection:
-        connection.execute(
-            f"CREATE TRIGGER refuse BEFORE INSERT ON {table} "
-            "BEGIN SELECT RAISE(ABORT, 'refused by the test'); END"
-        )
-    connection.close()
+    with store.engine.begin() as connection:
+        if store.is_postgres:
+            connection.execute(text(
+                "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
+                "$$ BEGIN RAISE EXCEPTION 'refused by the test'; END $$"
+            ))  # fmt: skip
+            how = "FOR EACH ROW EXECUTE FUNCTION refuse()"
+        else:
+            how = "BEGIN SELECT RAISE(ABORT, 'refused by the test'); END"
+        connection.execute(text(f"CREATE TRIGGER refuse BEFORE INSERT ON {table} {how}"))
 
 
 def python(code: str, *args: object) -> list[str]:
@@ -112,7 +142,10 @@ import os, sys
 sys.path[:0] = {[p for p in sys.path if p]!r}
 from trueup.errors import StorageError
 from trueup.records import Completion, Interaction, Message
-from trueup.store import Store
+from trueup.store import Store as _Store
+
+def Store(folder):
+    return _Store(folder, url=os.environ.get({URL!r}))
 
 def interaction(name, size=0):
     return Interaction(
@@ -190,11 +223,13 @@ def test_an_unknown_id_is_a_record_not_found(store: Store) -> None:
         store.get(Label, "label_none")
 
 
-def test_a_store_that_was_closed_opens_again_with_everything(tmp_path: Path) -> None:
-    first = Store(tmp_path / "s")
+def test_a_store_that_was_closed_opens_again_with_everything(
+    tmp_path: Path, url: str | None
+) -> None:
+    first = Store(tmp_path / "s", url=url)
     first.add_all(chain())
     first.close()
-    second = Store(tmp_path / "s")
+    second = Store(tmp_path / "s", url=url)
     assert [second.count(type(r)) for r in chain()] == [1] * len(chain())
     second.close()
 
@@ -207,12 +242,25 @@ def test_texts_that_trouble_databases_come_back_as_they_were(store: Store) -> No
         assert store.all(Interaction, source=nasty) == [record]
 
 
+def test_half_a_character_is_refused_with_its_whole_batch(store: Store) -> None:
+    """A lone surrogate is no text: no UTF-8 says it, and no database could hold it."""
+    with pytest.raises(ValueError, match="surrogates not allowed"):
+        store.add(interaction("whole"), interaction("half \ud83d"))
+    assert store.count(Interaction) == 0
+    assert store.add(interaction("whole")) == 1
+
+
+def test_ten_megabytes_come_back_as_they_were(store: Store) -> None:
+    one = interaction("big", size=10_000_000)
+    store.add(one)
+    assert store.get(Interaction, one.id) == one
+
+
 def test_a_row_that_is_no_record_of_this_version_says_so(store: Store) -> None:
     record = interaction("1")
     store.add(record)
-    with sqlite3.connect(store.folder / "store.sqlite") as connection:
-        connection.execute('UPDATE interaction SET body = \'{"id": "interaction_1"}\'')
-    connection.close()
+    with store.engine.begin() as connection:
+        connection.execute(text("""UPDATE interaction SET body = '{"id": "interaction_1"}'"""))
     with pytest.raises(DataError, match=f"stored interaction '{record.id}' cannot be read"):
         store.all(Interaction)
 
@@ -307,9 +355,9 @@ def test_a_release_that_fails_leaves_the_champion_and_no_trace(store: Store) -> 
     assert store.all(Release) == [first]
 
 
-def test_a_reader_never_finds_the_champion_missing(store: Store) -> None:
+def test_a_reader_never_finds_the_champion_missing(store: Store, url: str | None) -> None:
     store.release(Release(action="first", weights="weights_0"))
-    reader, seen, done = Store(store.folder), [], threading.Event()
+    reader, seen, done = Store(store.folder, url=url), [], threading.Event()
 
     def read() -> None:
         while not done.is_set():
@@ -352,10 +400,10 @@ def test_a_second_process_is_refused_until_the_first_is_gone_even_by_kill_9(stor
         pass
 
 
-def test_the_lock_is_given_back_when_a_turn_raises(store: Store) -> None:
+def test_the_lock_is_given_back_when_a_turn_raises(store: Store, url: str | None) -> None:
     with pytest.raises(ZeroDivisionError), store.exclusive():
         raise ZeroDivisionError
-    other = Store(store.folder)
+    other = Store(store.folder, url=url)
     with store.exclusive(), pytest.raises(ProjectBusy, match=str(os.getpid())), other.exclusive():
         pass
     other.close()
@@ -376,14 +424,14 @@ def columns(engine: Engine) -> dict[str, list[tuple]]:
     """Every table's columns, by name: type, may it be empty, is it the key. (SQLite says of an
     integer key that it may be empty, or not, as it was written; it never is.)"""
     look = inspect(engine)
-    return {
-        table: sorted(
-            (c["name"], str(c["type"]), c["nullable"] or c["primary_key"], c["primary_key"])
+    found = {}
+    for table in sorted(set(look.get_table_names()) - {"migrations"}):
+        keys = look.get_pk_constraint(table)["constrained_columns"]
+        found[table] = sorted(
+            (c["name"], str(c["type"]), c["nullable"] or c["name"] in keys, c["name"] in keys)
             for c in look.get_columns(table)
         )
-        for table in sorted(look.get_table_names())
-        if table != "migrations"
-    }
+    return found
 
 
 def uniques(engine: Engine) -> dict[str, list[list[str]]]:
@@ -395,51 +443,115 @@ def uniques(engine: Engine) -> dict[str, list[list[str]]]:
     }
 
 
-def test_the_migrated_schema_is_the_one_that_tables_describes(tmp_path: Path) -> None:
-    migrated = create_engine(f"sqlite:///{tmp_path / 'migrated.sqlite'}")
-    described = create_engine(f"sqlite:///{tmp_path / 'described.sqlite'}")
+def test_the_migrated_schema_is_the_one_that_tables_describes(
+    tmp_path: Path, url: str | None
+) -> None:
+    migrated, described = two_databases(tmp_path, url)
     migrate(migrated)
     METADATA.create_all(described)
     assert columns(migrated) == columns(described)
     assert uniques(migrated) == uniques(described)
+    migrated.dispose()
+    described.dispose()
 
 
-def test_every_indexed_field_has_an_index(tmp_path: Path) -> None:
-    engine = create_engine(f"sqlite:///{tmp_path / 'store.sqlite'}")
-    migrate(engine)
+def two_databases(tmp_path: Path, url: str | None) -> tuple[Engine, Engine]:
+    """Two that are empty: files, or schemas of one database."""
+    if url is None:
+        files = [tmp_path / f"{name}.sqlite" for name in ("first", "second")]
+        return open_engine(f"sqlite:///{files[0]}"), open_engine(f"sqlite:///{files[1]}")
+    first = open_engine(url)
+    with first.begin() as connection:
+        connection.execute(text("CREATE SCHEMA second"))
+    return first, open_engine(f"{url}&options=-csearch_path%3Dsecond")
+
+
+def test_every_indexed_field_has_an_index(plain_engine: Engine) -> None:
+    migrate(plain_engine)
     for kind in KINDS:
         indexed = {
-            name for i in inspect(engine).get_indexes(kind.tag) for name in i["column_names"]
+            name for i in inspect(plain_engine).get_indexes(kind.tag) for name in i["column_names"]
         }
         assert set(kind.indexed) <= indexed, kind
 
 
-def test_a_store_of_the_first_release_opens_with_its_records(tmp_path: Path) -> None:
-    folder = tmp_path / "old"
+def old_store(folder: Path, url: str | None, steps: tuple[Migration, ...]) -> list[Record]:
+    """A store as an earlier release left it, with an interaction and a label; returns them."""
     folder.mkdir()
-    engine = create_engine(f"sqlite:///{folder / 'store.sqlite'}")
-    assert migrate(engine, (m001_initial,)) == ["m001_initial"]
-    old = interaction("old")
+    engine = open_engine(url or f"sqlite:///{folder / 'store.sqlite'}")
+    assert migrate(engine, steps) == [step.__name__ for step in steps]
+    asked, _, _, label, *_ = chain()
     with engine.begin() as connection:
         connection.execute(
             text(
                 "INSERT INTO interaction (id, created_at, source, request_id, body) "
-                "VALUES (:id, :at, 'gateway', 'old', :body)"
+                "VALUES (:id, :at, 'gateway', '1', :body)"
             ),
-            {"id": old.id, "at": old.created_at, "body": old.model_dump_json()},
+            {"id": asked.id, "at": asked.created_at, "body": asked.model_dump_json()},
+        )
+        connection.execute(
+            text(
+                "INSERT INTO label (id, created_at, interaction_id, annotator, annotator_kind, "
+                "source, body) VALUES (:id, :at, :asked, 'ann', 'human', '', :body)"
+            ),
+            {
+                "id": label.id,
+                "at": label.created_at,
+                "asked": asked.id,
+                "body": label.model_dump_json(),
+            },
         )
     engine.dispose()
-    store = Store(folder)
-    assert store.all(Interaction, request_id="old") == [old]
-    assert store.add(old, interaction("new")) == 1
+    return [asked, label]
+
+
+@pytest.mark.parametrize("num_steps", range(1, len(MIGRATIONS)))
+def test_a_store_of_every_earlier_release_opens_with_its_records(
+    tmp_path: Path, url: str | None, num_steps: int
+) -> None:
+    asked, label = old_store(tmp_path / "old", url, MIGRATIONS[:num_steps])
+    store = Store(tmp_path / "old", url=url)
+    assert store.all(Interaction, request_id="1") == [asked]
+    assert store.all(Interaction, tenant=None) == [asked]
+    assert store.all(Label, annotator="ann") == store.all(Label, task_id="") == [label]
+    assert store.add(asked, label, interaction("new")) == 1
     store.close()
+
+
+def test_processes_that_open_an_old_store_at_once_migrate_it_once(
+    tmp_path: Path, url: str | None
+) -> None:
+    """The gateway and the loop are upgraded, and started, together."""
+    old = old_store(tmp_path / "old", url, MIGRATIONS[:1])
+    code = "sys.stdin.readline()\nStore(sys.argv[1]).add(interaction(sys.argv[2]))"
+    assert at_once([python(code, tmp_path / "old", name) for name in ("a", "b", "c")]) == []
+    store = Store(tmp_path / "old", url=url)
+    assert {i.request_id for i in store.each(Interaction)} == {"1", "a", "b", "c"}
+    assert store.all(Label, task_id="") == old[1:]
+    with store.engine.connect() as connection:
+        names = connection.execute(text("SELECT name FROM migrations")).scalars().all()
+    assert sorted(names) == [step.__name__ for step in MIGRATIONS]
+    store.close()
+
+
+def at_once(commands: list[list[str]]) -> list[str]:
+    """Run processes that wait for a line, all at the same time; what went wrong in them."""
+    started = [
+        subprocess.Popen(one, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for one in commands
+    ]
+    for one in started:
+        assert one.stdin
+        one.stdin.write("go\n")
+        one.stdin.flush()
+    problems = [one.communicate()[1] for one in started]
+    return [problem.splitlines()[-1] for problem in problems if problem]
 
 
 def test_a_store_that_is_up_to_date_is_not_migrated_again(store: Store) -> None:
     store.add(interaction("1"))
-    engine = create_engine(f"sqlite:///{store.folder / 'store.sqlite'}")
-    assert migrate(engine) == []
-    with engine.begin() as connection:
+    assert migrate(store.engine) == []
+    with store.engine.begin() as connection:
         assert applied(connection) == {step.__name__ for step in MIGRATIONS}
     assert store.count(Interaction) == 1
 
@@ -452,36 +564,27 @@ def test_a_migration_that_fails_leaves_no_trace_and_may_be_tried_again(store: St
             raise ZeroDivisionError
 
     is_broken = True
-    engine = store._engine  # as the store configures it
     with pytest.raises(ZeroDivisionError):
-        migrate(engine, (*MIGRATIONS, m999_note))
-    assert "note" not in inspect(engine).get_table_names()
+        migrate(store.engine, (*MIGRATIONS, m999_note))
+    assert "note" not in inspect(store.engine).get_table_names()
     is_broken = False
-    assert migrate(engine, (*MIGRATIONS, m999_note)) == ["m999_note"]
-    with engine.connect() as connection:
+    assert migrate(store.engine, (*MIGRATIONS, m999_note)) == ["m999_note"]
+    with store.engine.connect() as connection:
         assert connection.execute(text("SELECT body FROM note")).scalars().all() == ["half"]
 
 
-def test_processes_that_open_a_new_store_at_once_all_succeed(tmp_path: Path) -> None:
+def test_processes_that_open_a_new_store_at_once_all_succeed(
+    tmp_path: Path, url: str | None
+) -> None:
     """The gateway and the first turn are often started together."""
+    rounds = 1 if url else 8  # a database is one store, a folder is eight
     code = (
         "sys.stdin.readline()\n"
-        "for n in range(8): Store(f'{sys.argv[1]}/{n}').add(interaction(sys.argv[2]))"
+        f"for n in range({rounds}): Store(f'{{sys.argv[1]}}/{{n}}').add(interaction(sys.argv[2]))"
     )
-    openers = [
-        subprocess.Popen(
-            python(code, tmp_path, name), stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        for name in ("a", "b", "c")
-    ]
-    for opener in openers:
-        assert opener.stdin
-        opener.stdin.write("go\n")
-        opener.stdin.flush()
-    problems = [opener.communicate()[1] for opener in openers]
-    assert [p.splitlines()[-1] for p in problems if p] == []
-    for n in range(8):
-        opened = Store(tmp_path / str(n))
+    assert at_once([python(code, tmp_path, name) for name in ("a", "b", "c")]) == []
+    for n in range(rounds):
+        opened = Store(tmp_path / str(n), url=url)
         assert {i.request_id for i in opened.each(Interaction)} == {"a", "b", "c"}
         opened.close()
 
@@ -610,7 +713,8 @@ def test_a_turn_in_a_folder_that_became_a_file_is_a_storage_error(tmp_path: Path
     assert (tmp_path / "store").read_text() == "not a folder"
 
 
-def test_a_turn_whose_lock_cannot_be_opened_is_a_storage_error(store: Store) -> None:
+def test_a_turn_whose_lock_cannot_be_opened_is_a_storage_error(tmp_path: Path) -> None:
+    store = Store(tmp_path)
     (store.folder / "turn.lock").mkdir()
     with pytest.raises(StorageError, match=r"could not be written.*turn\.lock"), store.exclusive():
         pass
@@ -722,7 +826,7 @@ store.add_all(interaction(f"{sys.argv[2]} batch {n}") for n in range(300))
 
 @pytest.mark.parametrize("acknowledged", [1, 40, 160])
 def test_kill_9_in_the_middle_of_many_adds_loses_nothing_acknowledged(
-    tmp_path: Path, acknowledged: int
+    tmp_path: Path, url: str | None, acknowledged: int
 ) -> None:
     code = """
 store = Store(sys.argv[1])
@@ -739,7 +843,7 @@ for n in range(100_000):
     writer.wait()
     writer.stdout.close()
     num_acknowledged = int([line for line in told if line.endswith("\n")][-1]) + 1
-    store = Store(tmp_path)
+    store = Store(tmp_path, url=url)
     batches: dict[str, int] = {}
     for one in store.each(Interaction):
         batch = one.request_id.partition(".")[0]

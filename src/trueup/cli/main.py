@@ -54,6 +54,7 @@ EXTRAS = {
     **dict.fromkeys(
         ("torch", "transformers", "peft", "safetensors", "gguf", "huggingface_hub"), "train"
     ),
+    "psycopg": "postgres",
     "py3langid": "ifeval",
     "lm_eval": "lm-eval",
 }

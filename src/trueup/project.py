@@ -3,6 +3,7 @@
 import copy
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trueup.ab.config import ABConfig
 from trueup.capture.config import CaptureConfig
@@ -24,6 +25,10 @@ from trueup.shift.config import ShiftConfig
 from trueup.store import Store
 from trueup.suite import SuitePrompt, read_suite
 from trueup.train.config import TrainConfig
+from trueup.vectors.config import VectorsConfig
+
+if TYPE_CHECKING:
+    from trueup.vectors import Index
 
 __all__ = ["Config", "Project"]
 
@@ -35,6 +40,7 @@ class Config(StageConfig):
     embedder: EmbedderConfig = EmbedderConfig()
     serve: ServeConfig = ServeConfig()
     capture: CaptureConfig = CaptureConfig()
+    vectors: VectorsConfig = VectorsConfig()
     flag: FlagConfig = FlagConfig()
     label: LabelConfig = LabelConfig()
     pair: PairConfig = PairConfig()
@@ -76,11 +82,19 @@ class Project:
         """What turns texts into vectors, loaded at first use."""
         return resolve_embedder(self.config.embedder, relative_to=self.folder)
 
+    @cached_property
+    def vectors(self) -> "Index":
+        """The index of captured traffic under the project's embedder."""
+        from trueup.vectors import open_index
+
+        return open_index(self.store, self.config.vectors, self.embedder.id)
+
     def with_store(self, folder: Path) -> "Project":
         """The same settings, prompts and model with another store: for a trial that leaves no
         trace in this one."""
         other = copy.copy(self)
         other.store = Store(folder)
+        other.__dict__.pop("vectors", None)
         return other
 
     def champion(self) -> StoredModel:

@@ -22,6 +22,8 @@ COMMANDS = {
     "model": "model",
     "serve": "doors",
     "import": "doors",
+    "embed": "vectors",
+    "search": "vectors",
     "flag": "stages",
     "label": "stages",
     "pair": "stages",
@@ -53,6 +55,8 @@ EXTRAS = {
     **dict.fromkeys(
         ("torch", "transformers", "peft", "safetensors", "gguf", "huggingface_hub"), "train"
     ),
+    **dict.fromkeys(("lancedb", "lance", "pyarrow"), "vectors"),
+    **dict.fromkeys(("pgvector", "psycopg"), "postgres"),
     "py3langid": "ifeval",
     "lm_eval": "lm-eval",
 }

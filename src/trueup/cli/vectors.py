@@ -6,7 +6,7 @@ import unicodedata
 
 import click
 
-from trueup.cli.output import bars, emit, json_option, say, table
+from trueup.cli.output import bars, emit, json_option, say
 from trueup.cli.project import open_project
 from trueup.errors import ConfigError
 from trueup.project import Project

@@ -13,7 +13,7 @@ class VectorsConfig(StageConfig):
     """The vector index over captured traffic. Which model makes the vectors is `embedder`."""
 
     backend: Literal["auto", "lancedb", "pgvector"] = "auto"
-    """`auto` is pgvector where the store is Postgres, and LanceDB in `.trueup/vectors` elsewhere."""
+    """`auto` is pgvector where the store is Postgres, else LanceDB in `.trueup/vectors`."""
 
     text: Literal["prompt", "answer"] = "prompt"
     """What is embedded of an interaction: the last message of the user, or the answer. The other

@@ -14,10 +14,7 @@ import numpy as np
 
 from trueup.records import Interaction, content_hash
 
-__all__ = ["COLUMNS", "Filter", "Hit", "Index", "Row", "microseconds", "table_name"]
-
-COLUMNS = ("created_us", "source", "user", "tenant", "model", "raised")
-"""What can be filtered by, beside the id and the vector."""
+__all__ = ["EVERYTHING", "Filter", "Hit", "Index", "Row", "microseconds", "table_name"]
 
 
 class Row(NamedTuple):
@@ -67,16 +64,19 @@ class Filter(NamedTuple):
         return {name: value for name, value in named.items() if value is not None}
 
 
+EVERYTHING = Filter()
+
+
 class Index(Protocol):
     """Vectors by id. Safe to open from several processes; one writes at a time."""
 
     name: str
 
-    def count(self, where: Filter = Filter()) -> int:
+    def count(self, where: Filter = EVERYTHING) -> int:
         """How many rows there are."""
         ...
 
-    def ids(self, where: Filter = Filter()) -> set[str]:
+    def ids(self, where: Filter = EVERYTHING) -> set[str]:
         """Whose vectors are here."""
         ...
 
@@ -93,7 +93,7 @@ class Index(Protocol):
         ...
 
     def search(
-        self, vector_D: np.ndarray, k: int, where: Filter = Filter(), *, exact: bool = False
+        self, vector_D: np.ndarray, k: int, where: Filter = EVERYTHING, *, exact: bool = False
     ) -> list[Hit]:
         """The k nearest by cosine, nearest first.
 
@@ -102,7 +102,7 @@ class Index(Protocol):
         """
         ...
 
-    def read(self, where: Filter = Filter()) -> tuple[list[Row], np.ndarray]:
+    def read(self, where: Filter = EVERYTHING) -> tuple[list[Row], np.ndarray]:
         """Rows and their vectors (N, D), oldest first."""
         ...
 

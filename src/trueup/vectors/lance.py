@@ -27,7 +27,7 @@ from lancedb.index import Bitmap, BTree, IvfFlat
 
 from trueup.errors import ProjectBusy, StorageError, TrueupError
 from trueup.vectors.config import VectorsConfig
-from trueup.vectors.index import Filter, Hit, Row, microseconds, table_name
+from trueup.vectors.index import EVERYTHING, Filter, Hit, Row, microseconds, table_name
 
 __all__ = ["LanceIndex"]
 
@@ -45,12 +45,15 @@ READ_GRACE = timedelta(minutes=2)  # a reader of an old version may still be at 
 class LanceIndex:
     """See `trueup.vectors.Index`."""
 
-    def __init__(self, folder: Path, config: VectorsConfig, embedder_id: str) -> None:
+    def __init__(
+        self, folder: Path, config: VectorsConfig, embedder_id: str, *, name: str = ""
+    ) -> None:
         """
         Args:
             folder: usually `.trueup/vectors`; made where it is missing.
+            name: of a table that is there, whoever's vectors it holds.
         """
-        self.name = table_name(embedder_id, config.text)
+        self.name = name or table_name(embedder_id, config.text)
         self.folder, self._config, self._embedder = folder, config, embedder_id
         self._path = folder / f"{self.name}.lance"
         with self._errors("opened"):
@@ -61,17 +64,22 @@ class LanceIndex:
         self._turn = threading.RLock()
         self._held = 0
 
+    @staticmethod
+    def names(folder: Path) -> list[str]:
+        """The tables of a folder."""
+        return sorted(one.stem for one in folder.glob("*.lance"))
+
     # --- reading ------------------------------------------------------------------------------
 
-    def count(self, where: Filter = Filter()) -> int:
+    def count(self, where: Filter = EVERYTHING) -> int:
         return self._read(lambda table: table.count_rows(_condition(where)), 0)
 
-    def ids(self, where: Filter = Filter()) -> set[str]:
+    def ids(self, where: Filter = EVERYTHING) -> set[str]:
         return self._read(
             lambda table: set(_scan(table, where, ["id"])["id"].to_pylist()), set[str]()
         )
 
-    def read(self, where: Filter = Filter()) -> tuple[list[Row], np.ndarray]:
+    def read(self, where: Filter = EVERYTHING) -> tuple[list[Row], np.ndarray]:
         def every(table: Any) -> tuple[list[Row], np.ndarray]:
             found = _scan(table, where, [*Row._fields, "vector"])
             found = found.sort_by([("created_us", "ascending"), ("id", "ascending")])
@@ -81,7 +89,7 @@ class LanceIndex:
         return self._read(every, ([], np.zeros((0, 1), np.float32)))
 
     def search(
-        self, vector_D: np.ndarray, k: int, where: Filter = Filter(), *, exact: bool = False
+        self, vector_D: np.ndarray, k: int, where: Filter = EVERYTHING, *, exact: bool = False
     ) -> list[Hit]:
         def nearest(table: Any) -> list[Hit]:
             query = table.search(np.asarray(vector_D, np.float32)).distance_type("cosine")
@@ -125,7 +133,9 @@ class LanceIndex:
     def mark_raised(self, ids: Iterable[str]) -> None:
         with self.writing():
             table = self._table()
-            for part in _parts(ids) if table is not None else ():
+            if table is None:
+                return
+            for part in _parts(ids):
                 table.update(where=f"id IN ({part}) AND NOT raised", values={"raised": True})
 
     def delete(self, ids: Iterable[str]) -> int:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from trueup.models.embedder import Embedder
 from trueup.records import Interaction
 from trueup.store import Store
-from trueup.vectors.index import Filter, Index
+from trueup.vectors.index import EVERYTHING, Filter, Index
 
 __all__ = ["Match", "search"]
 
@@ -25,7 +25,7 @@ def search(
     text: str,
     *,
     limit: int = 10,
-    where: Filter = Filter(),
+    where: Filter = EVERYTHING,
     exact: bool = False,
 ) -> list[Match]:
     """The interactions nearest to `text`, nearest first.

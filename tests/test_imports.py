@@ -21,7 +21,7 @@ import trueup
 SOURCE = Path(trueup.__file__).parent
 LAYERS = [
     {"asking", "errors", "config", "records", "stats", "progress", "measure", "suite"},
-    {"store", "models", "judges", "sandbox", "shift", "toy", "launch", "vectors", "privacy"},
+    {"store", "models", "judges", "sandbox", "shift", "toy", "launch", "privacy", "vectors"},
     {"capture", "flag", "label", "pair", "train", "guard", "evaluate", "ab", "promote"},
     {"project", "loop", "rounds", "drill", "compare", "quickstart"},
     {"cli", "web", "gateway", "__main__"},

@@ -7,6 +7,7 @@ setting that is silently ignored is worse than a program that does not start.
 
 import copy
 import difflib
+import re
 import tomllib
 import types
 from pathlib import Path
@@ -139,10 +140,18 @@ def validate(model: type[C], raw: dict[str, Any], *, source: str) -> C:
             raise _unknown_key(model, where, source) from None
         raise ConfigError(
             f"{source}: the setting '{name}' cannot be used",
-            got=problem.get("input"),
+            got=_hidden(problem.get("input")),
             expected=problem["msg"],
             next=f"mend '{name}'",
         ) from None
+
+
+def _hidden(value: Any) -> Any:
+    """A wrong setting as a message may repeat it: without the password of a URL."""
+    if not isinstance(value, str) or "://" not in value:
+        return value
+    value = re.sub(r"(://[^/?#]*?:)[^/?#]*@", r"\1***@", value)
+    return re.sub(r"(?i)(pass\w*=)[^&#]*", r"\1***", value)
 
 
 def _unknown_key(model: type[BaseModel], where: list[str], source: str) -> ConfigError:

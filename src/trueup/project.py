@@ -23,6 +23,8 @@ from trueup.records import Checkpoint
 from trueup.rounds.config import RoundsConfig
 from trueup.shift.config import ShiftConfig
 from trueup.store import Store
+from trueup.store.config import StoreConfig
+from trueup.store.engine import address
 from trueup.suite import SuitePrompt, read_suite
 from trueup.train.config import TrainConfig
 from trueup.vectors.config import VectorsConfig
@@ -36,6 +38,7 @@ __all__ = ["Config", "Project"]
 class Config(StageConfig):
     """Every setting of a project, a section a stage, in loop order."""
 
+    store: StoreConfig = StoreConfig()
     model: ModelConfig = ModelConfig()
     embedder: EmbedderConfig = EmbedderConfig()
     serve: ServeConfig = ServeConfig()
@@ -65,7 +68,7 @@ class Project:
         self.folder = Path(folder).resolve()
         raw = apply_overrides(read_toml(self.folder / "trueup.toml"), overrides)
         self.config = validate(Config, raw, source="trueup.toml")
-        self.store = Store(self.folder / ".trueup")
+        self.store = Store(self.folder / ".trueup", url=address(self.config.store))
 
     @cached_property
     def backbone(self) -> Backbone:

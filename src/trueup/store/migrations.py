@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Connection, Engine, text
 
+from trueup.store.engine import queue_writer
+
 __all__ = ["MIGRATIONS", "applied", "migrate"]
 
 Migration = Callable[[Connection], None]
@@ -103,6 +105,7 @@ def migrate(engine: Engine, steps: tuple[Migration, ...] = MIGRATIONS) -> list[s
     done: list[str] = []
     for step in steps:
         with engine.begin() as connection:
+            queue_writer(connection)
             if step.__name__ in applied(connection):
                 continue
             step(connection)

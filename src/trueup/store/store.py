@@ -1,64 +1,79 @@
-"""Where records live: a folder with one SQLite file, and the weights beside it.
+"""Where records live: a folder with one SQLite file, or Postgres; the weights are beside it.
 
     .trueup/
-    ├── store.sqlite      records, lineage, aliases
+    ├── store.sqlite      records, lineage, aliases; absent where they are in Postgres
     ├── checkpoints/      one folder a checkpoint: safetensors and a JSON card
     ├── runs/             half-finished training, to resume from
     └── reports/          HTML pages
 
 Adding is idempotent (an id already there is left alone), a batch is one transaction, and what
-was added is on disk when `add` returns.
+was added is on disk when `add` returns. Writers queue, on either database: what one adds has
+higher numbers than what was there, so whoever reads on from a number misses nothing.
 """
 
-import fcntl
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Engine, create_engine, event, insert, select
+from sqlalchemy import Engine, func, select
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy.engine import URL
 
-from trueup.errors import DataError, ProjectBusy, RecordNotFound, StorageError, TrueupError
+from trueup.errors import DataError, RecordNotFound
 from trueup.records import Record, Release
+from trueup.store.engine import open_engine, shown
+from trueup.store.errors import storage_errors
+from trueup.store.lock import hold_advisory, hold_file
 from trueup.store.migrations import migrate
-from trueup.store.tables import ALIASES, EDGES, TABLES, VERDICTS, kind_of
+from trueup.store.tables import ALIASES, EDGES, TABLES, VERDICTS, column_value, kind_of
 
 __all__ = ["CHAMPION", "Store", "storage_errors"]
 
 R = TypeVar("R", bound=Record)
 
 CHAMPION = "champion"
-LOCK_TIMEOUT_S = 30
 IN_CLAUSE = 500  # SQLite's oldest limit on bound variables is 999
 
 
 class Store:
     """Records in, records out. Safe to open from several processes at once."""
 
-    def __init__(self, folder: Path | str, *, url: str | None = None) -> None:
+    def __init__(self, folder: Path | str, *, url: URL | str | None = None) -> None:
         """Open the store in `folder`, creating and migrating it as needed.
 
         Args:
-            url: any SQLAlchemy URL; by default the SQLite file in the folder.
+            url: a Postgres database; by default the SQLite file in the folder.
 
         Raises:
-            StorageError: the folder cannot be written.
+            StorageError: the folder cannot be written, or the database not be reached.
         """
         self.folder = Path(folder).resolve()
-        with storage_errors(self.folder):
+        self._place: Path | str = shown(url) if url else self.folder
+        with self._storage_errors():
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._engine = _engine(url or f"sqlite:///{self.folder / 'store.sqlite'}")
+            self._engine = open_engine(url or f"sqlite:///{self.folder / 'store.sqlite'}")
             migrate(self._engine)
         self._reader = self._engine.execution_options(read_only=True)
+
+    @property
+    def engine(self) -> Engine:
+        """The database, for tables that are no records. A transaction of it queues with every
+        other writer: keep it short."""
+        return self._engine
+
+    @property
+    def is_postgres(self) -> bool:
+        """True where records are in Postgres, False for the SQLite file."""
+        return self._engine.dialect.name == "postgresql"
+
+    def _storage_errors(self, doing: str = "written") -> Any:
+        return storage_errors(self._place, doing)
 
     @contextmanager
     def _reading(self) -> Iterator[Any]:
         """A connection that does not queue with the writers."""
-        with storage_errors(self.folder, "read"), self._reader.connect() as connection:
+        with self._storage_errors("read"), self._reader.connect() as connection:
             yield connection.execution_options(stream_results=True)
 
     def close(self) -> None:
@@ -77,14 +92,14 @@ class Store:
         for record in records:
             by_kind.setdefault(type(record), []).append(record)
         new = 0
-        with storage_errors(self.folder), self._engine.begin() as connection:
+        with self._storage_errors(), self._engine.begin() as connection:
             for kind, group in by_kind.items():
                 statement = self._insert_or_ignore(TABLES[kind])
                 known = self._known(connection, kind, [r.id for r in group])
                 fresh = {r.id: r for r in group if r.id not in known}
                 if not fresh:
                     continue
-                connection.execute(statement, [_row(kind, r) for r in fresh.values()])
+                connection.execute(statement, [self._row(kind, r) for r in fresh.values()])
                 edges = [
                     {"child": r.id, "parent": p} for r in fresh.values() for p in set(r.parents())
                 ]
@@ -95,13 +110,17 @@ class Store:
 
     def release(self, release: Release) -> None:
         """Record a release and move the alias `champion` to it, in one transaction."""
-        with storage_errors(self.folder), self._engine.begin() as connection:
-            connection.execute(self._insert_or_ignore(TABLES[Release]), [_row(Release, release)])
+        with self._storage_errors(), self._engine.begin() as connection:
+            connection.execute(
+                self._insert_or_ignore(TABLES[Release]), [self._row(Release, release)]
+            )
             edges = [{"child": release.id, "parent": p} for p in set(release.parents())]
             if edges:
                 connection.execute(self._insert_or_ignore(EDGES), edges)
-            connection.execute(ALIASES.delete().where(ALIASES.c.name == CHAMPION))
-            connection.execute(insert(ALIASES), [{"name": CHAMPION, "release_id": release.id}])
+            upsert = self._insert(ALIASES).on_conflict_do_update(
+                index_elements=["name"], set_={"release_id": release.id}
+            )
+            connection.execute(upsert, {"name": CHAMPION, "release_id": release.id})
 
     # --- reading ------------------------------------------------------------------------------
 
@@ -114,7 +133,7 @@ class Store:
         found = self.get_all(kind, [record_id])
         if not found:
             raise RecordNotFound(
-                f"There is no {kind.tag} with this id in {self.folder}",
+                f"There is no {kind.tag} with this id in {self._place}",
                 got=record_id,
                 expected=f"an id that starts with '{kind.tag}_'",
                 next="list them with 'trueup status'",
@@ -140,7 +159,7 @@ class Store:
         table = TABLES[kind]
         query = select(table).order_by(table.c.seq)
         for name, value in equals.items():
-            query = query.where(table.c[name] == value)
+            query = query.where(table.c[name] == self._column(value))
         with self._reading() as connection:
             for row in connection.execute(query):
                 yield _record(kind, row)
@@ -171,19 +190,17 @@ class Store:
         table = TABLES[kind]
         query = select(table).order_by(table.c.seq.desc()).limit(1)
         for name, value in equals.items():
-            query = query.where(table.c[name] == value)
+            query = query.where(table.c[name] == self._column(value))
         with self._reading() as connection:
             row = connection.execute(query).first()
         return _record(kind, row) if row else None
 
     def count(self, kind: type[Record], **equals: Any) -> int:
         """How many records of a kind there are."""
-        from sqlalchemy import func
-
         table = TABLES[kind]
         query = select(func.count()).select_from(table)
         for name, value in equals.items():
-            query = query.where(table.c[name] == value)
+            query = query.where(table.c[name] == self._column(value))
         with self._reading() as connection:
             return connection.execute(query).scalar_one()
 
@@ -236,48 +253,47 @@ class Store:
         if not verdicts:
             return
         rows = [{"key": key, "verdict": verdict} for key, verdict in verdicts.items()]
-        with storage_errors(self.folder), self._engine.begin() as connection:
+        with self._storage_errors(), self._engine.begin() as connection:
             connection.execute(self._insert_or_ignore(VERDICTS), rows)
 
     # --- one turn at a time ---------------------------------------------------------------------
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Hold the project's turn lock; the kernel gives it back even after kill -9.
+        """Hold the project's turn lock, given back even after kill -9: by the kernel, or by the
+        server, whose lock holds across machines.
 
         Raises:
             ProjectBusy: another process holds it; the message names the process.
-            StorageError: the folder cannot be written.
+            StorageError: the folder cannot be written, or the server not be reached; or its lock
+                was lost on the way.
         """
-        with storage_errors(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            # unbuffered: closing must not try again what the disk has refused
-            lock = open(self.folder / "turn.lock", "a+b", buffering=0)  # noqa: SIM115  closed below
+        if self.is_postgres:
+            lock = hold_advisory(self._engine, self._place)
+        else:
+            lock = hold_file(self.folder)
         with lock:
-            with storage_errors(self.folder):
-                self._take(lock)
             yield
-
-    def _take(self, lock: Any) -> None:
-        """Lock the file and write down whose it is."""
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise ProjectBusy(
-                f"Another process is turning the loop in {self.folder}",
-                got=f"process {lock.read().decode().strip() or 'unknown'}",
-                expected="one turn at a time",
-                next="wait for it, or stop that process; nothing was changed",
-            ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()).encode())
 
     # --- inside -------------------------------------------------------------------------------
 
+    def _insert(self, table: Any) -> Any:
+        return (postgresql if self.is_postgres else sqlite).insert(table)
+
     def _insert_or_ignore(self, table: Any) -> Any:
-        dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
-        return dialect.insert(table).on_conflict_do_nothing()
+        return self._insert(table).on_conflict_do_nothing()
+
+    def _column(self, value: Any) -> Any:
+        return column_value(value) if self.is_postgres else value
+
+    def _row(self, kind: type[Record], record: Record) -> dict[str, Any]:
+        columns = {name: self._column(getattr(record, name)) for name in kind.indexed}
+        return {
+            "id": record.id,
+            "created_at": record.created_at,
+            "body": record.model_dump_json(),
+            **columns,
+        }
 
     def _known(self, connection: Any, kind: type[Record], ids: list[str]) -> set[str]:
         table, known = TABLES[kind], set()
@@ -287,68 +303,6 @@ class Store:
                 connection.execute(select(table.c.id).where(table.c.id.in_(part))).scalars()
             )
         return known
-
-
-def _engine(url: str) -> Engine:
-    if make_url(url).get_backend_name() != "sqlite":
-        return create_engine(url)
-    engine = create_engine(url, connect_args={"timeout": LOCK_TIMEOUT_S})
-
-    @event.listens_for(engine, "connect")
-    def _configure(connection: Any, _: Any) -> None:
-        cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode=WAL")
-        cursor.execute("PRAGMA synchronous=FULL")  # safe against a power cut, too
-        cursor.execute("PRAGMA secure_delete=ON")  # erased text must leave the file
-        cursor.close()
-        # Python's sqlite3 would begin transactions late and leave table changes out of them
-        connection.isolation_level = None
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Any) -> None:
-        # a writer takes its place in the queue at once: one that read first could not wait
-        reads = connection.get_execution_options().get("read_only")
-        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
-
-    return engine
-
-
-@contextmanager
-def storage_errors(folder: Path, doing: str = "written") -> Iterator[None]:
-    """Turn the database's and the disk's complaints into one error a person can act on."""
-    try:
-        yield
-    except TrueupError:
-        raise
-    except Exception as error:
-        # UnicodeDecodeError: SQLite quotes damaged text when it complains of it
-        is_ours = isinstance(error, DatabaseError | OSError | UnicodeDecodeError)
-        # safetensors has no import here; its errors are told by name
-        if not is_ours and type(error).__name__ != "SafetensorError":
-            raise
-        reason = str(getattr(error, "orig", error))
-        hint = "free some space" if "full" in reason or "No space" in reason else "check the folder"
-        if doing == "read":
-            hint = "check the disk, restore the folder from a backup"
-        raise StorageError(
-            f"The store in {folder} could not be {doing}"
-            + ("; what was written before is safe" if doing == "written" else ""),
-            got=reason,
-            expected="a writable folder with free space"
-            if doing == "written"
-            else "a whole, readable store",
-            next=f"{hint} and run it again",
-        ) from error
-
-
-def _row(kind: type[Record], record: Record) -> dict[str, Any]:
-    columns = {name: getattr(record, name) for name in kind.indexed}
-    return {
-        "id": record.id,
-        "created_at": record.created_at,
-        "body": record.model_dump_json(),
-        **columns,
-    }
 
 
 def _record(kind: type[R], row: Any) -> R:

@@ -5,6 +5,7 @@ child-parent link, so lineage is a query in both directions. `verdicts` is a cac
 what a language model that judges said, by a hash of what it was asked.
 """
 
+import hashlib
 from typing import Any
 
 from sqlalchemy import (
@@ -21,7 +22,9 @@ from sqlalchemy import (
 
 from trueup import records
 
-__all__ = ["ALIASES", "EDGES", "KINDS", "METADATA", "TABLES", "VERDICTS", "kind_of"]
+__all__ = ["ALIASES", "EDGES", "KINDS", "METADATA", "TABLES", "VERDICTS", "column_value", "kind_of"]
+
+MAX_COLUMN_BYTES = 600  # an entry of a Postgres index holds 2,704
 
 METADATA = MetaData()
 
@@ -91,3 +94,15 @@ def kind_of(record_id: str) -> type[records.Record] | None:
     """The record class that an id's tag names, if any."""
     tag = record_id.partition("_")[0]
     return next((kind for kind in KINDS if kind.tag == tag), None)
+
+
+def column_value(value: Any) -> Any:
+    """A field as a Postgres column can hold and index it; the record's JSON keeps it whole. Text
+    that is too long, or has a NUL, stands as its beginning and its hash."""
+    if not isinstance(value, str):
+        return value
+    raw = value.encode("utf-8", "surrogatepass")
+    if len(raw) <= MAX_COLUMN_BYTES and b"\0" not in raw:
+        return value
+    start = value[:40].replace("\0", "\N{REPLACEMENT CHARACTER}")
+    return f"{start}\N{HORIZONTAL ELLIPSIS}{hashlib.sha256(raw).hexdigest()}"

@@ -52,8 +52,8 @@ FILTERS = [
 
 
 @pytest.fixture
-def index(opened: Callable[..., Index]) -> Index:
-    made = opened()
+def index(either: Callable[..., Index]) -> Index:
+    made = either()
     for start in range(0, 600, 150):
         made.add(ROWS[start : start + 150], VECTORS[start : start + 150])
     return made
@@ -70,9 +70,9 @@ def test_the_neighbours_are_those_of_brute_force(index: Index, where: Filter) ->
         assert [hit.similarity for hit in found] == pytest.approx([s for s, _ in wanted], abs=1e-5)
 
 
-def test_an_index_opened_again_has_everything(index: Index, opened: Callable[..., Index]) -> None:
+def test_an_index_opened_again_has_everything(index: Index, either: Callable[..., Index]) -> None:
     index.close()
-    again = opened()
+    again = either()
     rows, vectors = again.read()
     assert rows == ROWS
     assert np.allclose(vectors, VECTORS, atol=1e-6)
@@ -87,19 +87,19 @@ def test_rows_added_twice_are_there_once(index: Index) -> None:
     assert index.count() == 600
 
 
-def test_another_embedder_has_another_index(index: Index, opened: Callable[..., Index]) -> None:
-    other = opened("made-up/2")
+def test_another_embedder_has_another_index(index: Index, either: Callable[..., Index]) -> None:
+    other = either("made-up/2")
     assert other.count() == 0 and other.ids() == set()
     assert other.search(VECTORS[0], 5) == []
     other.add(ROWS[:2], VECTORS[:2, :8])
     assert (other.count(), index.count()) == (2, 600)
 
 
-def test_what_is_deleted_is_not_found(index: Index, opened: Callable[..., Index]) -> None:
+def test_what_is_deleted_is_not_found(index: Index, either: Callable[..., Index]) -> None:
     gone = [ROWS[3].id, ROWS[500].id]
     assert index.delete([*gone, "interaction_of_nobody"]) == 2
     assert index.delete(gone) == 0
-    for one in (index, opened()):
+    for one in (index, either()):
         assert one.count() == 598
         assert not one.ids() & set(gone)
         assert gone[0] not in {hit.id for hit in one.search(VECTORS[3], 20)}
@@ -112,8 +112,8 @@ def test_rows_raised_later_are_found_as_raised(index: Index) -> None:
     assert index.count() == 600
 
 
-def test_a_writer_sees_what_another_wrote(index: Index, opened: Callable[..., Index]) -> None:
-    other = opened()
+def test_a_writer_sees_what_another_wrote(index: Index, either: Callable[..., Index]) -> None:
+    other = either()
     assert other.count() == 600
     rows, vectors = some_rows(3, seed=5)
     other.add(rows, vectors)
@@ -121,9 +121,9 @@ def test_a_writer_sees_what_another_wrote(index: Index, opened: Callable[..., In
 
 
 def test_dropped_it_is_empty_and_can_be_filled_again(
-    index: Index, opened: Callable[..., Index]
+    index: Index, either: Callable[..., Index]
 ) -> None:
-    other = opened()
+    other = either()
     assert other.count() == 600
     index.drop()
     assert index.count() == other.count() == 0

@@ -55,12 +55,8 @@ EXTRAS = {
     **dict.fromkeys(
         ("torch", "transformers", "peft", "safetensors", "gguf", "huggingface_hub"), "train"
     ),
-<<<<<<< HEAD
     **dict.fromkeys(("lancedb", "lance", "pyarrow"), "vectors"),
     **dict.fromkeys(("pgvector", "psycopg"), "postgres"),
-=======
-    "psycopg": "postgres",
->>>>>>> ef1e4ba918b137ed087e76dfae09e7f3d52f49cf
     "py3langid": "ifeval",
     "lm_eval": "lm-eval",
 }

@@ -8,11 +8,12 @@ of text, since their vectors do not compare.
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from trueup.records import Interaction, content_hash
+from trueup.store.tables import column_value
 
 __all__ = ["EVERYTHING", "Filter", "Hit", "Index", "Row", "microseconds", "table_name"]
 
@@ -33,8 +34,10 @@ class Row(NamedTuple):
     @classmethod
     def of(cls, one: Interaction, *, raised: bool) -> "Row":
         """The columns of an interaction."""
-        at = microseconds(one.created_at)
-        return cls(one.id, at, one.source, one.user, one.tenant, one.model, raised)
+        texts = (column_text(one.source), column_text(one.user), column_text(one.tenant))
+        return cls(
+            one.id, microseconds(one.created_at), *texts, column_text(one.model), raised=raised
+        )
 
 
 class Hit(NamedTuple):
@@ -59,8 +62,8 @@ class Filter(NamedTuple):
     @property
     def equals(self) -> dict[str, str | bool]:
         """Columns that must have one value."""
-        named = {name: getattr(self, name) for name in ("user", "tenant", "model", "source")}
-        named["raised"] = self.raised
+        names = ("user", "tenant", "model", "source")
+        named = {name: column_text(getattr(self, name)) for name in names} | {"raised": self.raised}
         return {name: value for name, value in named.items() if value is not None}
 
 
@@ -127,6 +130,13 @@ class Index(Protocol):
 def table_name(embedder_id: str, text: str) -> str:
     """The table of an embedder and a choice of text."""
     return f"{text}_{content_hash([embedder_id, text])[:12]}"
+
+
+def column_text(value: str | None) -> Any:
+    """A text as any database can hold it; the record keeps it whole."""
+    if value is None:
+        return None
+    return column_value(value.encode("utf-8", "replace").decode())
 
 
 def microseconds(moment: str) -> int:

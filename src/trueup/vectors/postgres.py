@@ -61,7 +61,9 @@ class PgIndex:
             name: of a table that is there, whoever's vectors it holds.
         """
         self.name = name or table_name(embedder_id, config.text)
-        self._engine, self._config, self._embedder = engine, config, embedder_id
+        # this table's writers have a queue of their own, and must not hold up those of the records
+        self._engine = engine.execution_options(read_only=True)
+        self._config, self._embedder = config, embedder_id
         self._table = Table(
             PREFIX + self.name,
             MetaData(),

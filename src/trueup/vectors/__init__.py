@@ -7,7 +7,7 @@ again from them, and so that what is erased there is never shown from here.
 from trueup.vectors.config import VectorsConfig
 from trueup.vectors.embed import Embedded, embed, text_of
 from trueup.vectors.index import Filter, Hit, Index, Row
-from trueup.vectors.open import open_index
+from trueup.vectors.open import erase_vectors, every_index, open_index
 from trueup.vectors.search import Match, search
 
 __all__ = [
@@ -19,6 +19,8 @@ __all__ = [
     "Row",
     "VectorsConfig",
     "embed",
+    "erase_vectors",
+    "every_index",
     "open_index",
     "search",
     "text_of",

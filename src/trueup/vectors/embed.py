@@ -57,9 +57,9 @@ _RAISED = Filter(raised=True)
 
 def text_of(one: Interaction, config: VectorsConfig) -> str:
     """What is embedded of an interaction."""
-    asked = next((m.content for m in reversed(one.prompt) if m.role == "user"), "")
-    said = one.completion.text if config.text == "answer" else asked
-    return said.encode("utf-8", "replace").decode()  # half a surrogate pair is no text
+    if config.text == "answer":
+        return one.completion.text
+    return next((m.content for m in reversed(one.prompt) if m.role == "user"), "")
 
 
 def _add(

@@ -8,7 +8,7 @@ of text, since their vectors do not compare.
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -34,10 +34,8 @@ class Row(NamedTuple):
     @classmethod
     def of(cls, one: Interaction, *, raised: bool) -> "Row":
         """The columns of an interaction."""
-        texts = (column_text(one.source), column_text(one.user), column_text(one.tenant))
-        return cls(
-            one.id, microseconds(one.created_at), *texts, column_text(one.model), raised=raised
-        )
+        texts = map(column_value, (one.source, one.user, one.tenant, one.model))
+        return cls(one.id, microseconds(one.created_at), *texts, raised=raised)
 
 
 class Hit(NamedTuple):
@@ -63,7 +61,9 @@ class Filter(NamedTuple):
     def equals(self) -> dict[str, str | bool]:
         """Columns that must have one value."""
         names = ("user", "tenant", "model", "source")
-        named = {name: column_text(getattr(self, name)) for name in names} | {"raised": self.raised}
+        named = {name: column_value(getattr(self, name)) for name in names} | {
+            "raised": self.raised
+        }
         return {name: value for name, value in named.items() if value is not None}
 
 
@@ -130,13 +130,6 @@ class Index(Protocol):
 def table_name(embedder_id: str, text: str) -> str:
     """The table of an embedder and a choice of text."""
     return f"{text}_{content_hash([embedder_id, text])[:12]}"
-
-
-def column_text(value: str | None) -> Any:
-    """A text as any database can hold it; the record keeps it whole."""
-    if value is None:
-        return None
-    return column_value(value.encode("utf-8", "replace").decode())
 
 
 def microseconds(moment: str) -> int:

@@ -32,6 +32,7 @@ def search(
 
     What has left the store since it was embedded is passed over, so an erased text is never shown.
     """
+    text = text.encode("utf-8", "replace").decode()  # a terminal may give bytes that are no text
     hits = index.search(embedder.once([text])[0], limit, where, exact=exact)
     found = {one.id: one for one in store.get_all(Interaction, [hit.id for hit in hits])}
     return [Match(found[hit.id], hit.similarity) for hit in hits if hit.id in found]

@@ -3,6 +3,7 @@
 import copy
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trueup.ab.config import ABConfig
 from trueup.capture.config import CaptureConfig
@@ -26,6 +27,10 @@ from trueup.store.config import StoreConfig
 from trueup.store.engine import address
 from trueup.suite import SuitePrompt, read_suite
 from trueup.train.config import TrainConfig
+from trueup.vectors.config import VectorsConfig
+
+if TYPE_CHECKING:
+    from trueup.vectors import Index
 
 __all__ = ["Config", "Project"]
 
@@ -38,6 +43,7 @@ class Config(StageConfig):
     embedder: EmbedderConfig = EmbedderConfig()
     serve: ServeConfig = ServeConfig()
     capture: CaptureConfig = CaptureConfig()
+    vectors: VectorsConfig = VectorsConfig()
     flag: FlagConfig = FlagConfig()
     label: LabelConfig = LabelConfig()
     pair: PairConfig = PairConfig()
@@ -79,11 +85,19 @@ class Project:
         """What turns texts into vectors, loaded at first use."""
         return resolve_embedder(self.config.embedder, relative_to=self.folder)
 
+    @cached_property
+    def vectors(self) -> "Index":
+        """The index of captured traffic under the project's embedder."""
+        from trueup.vectors import open_index
+
+        return open_index(self.store, self.config.vectors, self.embedder.id)
+
     def with_store(self, folder: Path) -> "Project":
         """The same settings, prompts and model with another store: for a trial that leaves no
         trace in this one."""
         other = copy.copy(self)
         other.store = Store(folder)
+        other.__dict__.pop("vectors", None)
         return other
 
     def champion(self) -> StoredModel:

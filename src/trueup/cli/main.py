@@ -23,6 +23,8 @@ COMMANDS = {
     "serve": "doors",
     "key": "key",
     "import": "doors",
+    "embed": "vectors",
+    "search": "vectors",
     "flag": "stages",
     "label": "stages",
     "pair": "stages",
@@ -54,7 +56,8 @@ EXTRAS = {
     **dict.fromkeys(
         ("torch", "transformers", "peft", "safetensors", "gguf", "huggingface_hub"), "train"
     ),
-    "psycopg": "postgres",
+    **dict.fromkeys(("lancedb", "lance", "pyarrow"), "vectors"),
+    **dict.fromkeys(("pgvector", "psycopg"), "postgres"),
     "py3langid": "ifeval",
     "lm_eval": "lm-eval",
 }

@@ -49,11 +49,16 @@ class Embedder:
         keys = [content_hash(text) for text in texts]
         missing = {k: t for k, t in zip(keys, texts, strict=True) if k not in self._known}
         if missing:
-            vectors = np.asarray(self._encode(list(missing.values())), np.float32)
-            sizes = np.linalg.norm(vectors, axis=1, keepdims=True)
-            vectors = vectors / np.where(sizes > 0, sizes, 1.0)
-            self._known.update(zip(missing, vectors, strict=True))
+            self._known.update(zip(missing, self.once(list(missing.values())), strict=True))
         return np.stack([self._known[k] for k in keys]) if keys else np.zeros((0, 1), np.float32)
+
+    def once(self, texts: Sequence[str]) -> np.ndarray:
+        """As a call, but nothing is remembered: for more texts than memory should hold."""
+        if not texts:
+            return np.zeros((0, 1), np.float32)
+        vectors = np.asarray(self._encode(list(texts)), np.float32)
+        sizes = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors / np.where(sizes > 0, sizes, 1.0)
 
 
 def resolve_embedder(config: EmbedderConfig, *, relative_to: Path | None = None) -> Embedder:

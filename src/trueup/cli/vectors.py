@@ -1,0 +1,153 @@
+"""`trueup embed` and `trueup search`: captured traffic by meaning."""
+
+import os
+import time
+import unicodedata
+
+import click
+
+from trueup.cli.output import bars, emit, json_option, say
+from trueup.cli.project import open_project
+from trueup.errors import ConfigError
+from trueup.project import Project
+from trueup.records import Interaction
+from trueup.vectors import Filter, Index
+
+__all__ = ["embed", "search"]
+
+SHOWN_CHARS = 160  # of a text in the terminal
+
+
+@click.command()
+@click.option("--rebuild", is_flag=True, help="Drop this embedder's index and make it again.")
+@click.option("--watch", is_flag=True, help="Go on as interactions come in, until stopped.")
+@json_option
+@click.pass_context
+def embed(ctx: click.Context, rebuild: bool, watch: bool, as_json: bool) -> None:
+    """Give every captured interaction its vector; killed anywhere, the next call goes on."""
+    from trueup.vectors import embed as embed_all
+
+    project = open_project(ctx)
+    index = project.vectors
+    if rebuild:
+        index.drop()
+    parent = os.getppid()
+    while True:
+        with bars(hidden=as_json or watch):
+            done = embed_all(project.store, index, project.embedder, project.config.vectors)
+        if not watch:
+            break
+        time.sleep(project.config.vectors.poll_s)
+        if os.getppid() != parent:
+            return  # whoever started it is gone
+    if as_json:
+        emit({"embedder": project.embedder.id, "index": index.name, **done._asdict()})
+        return
+    say(f"{done.total:,} interactions have vectors, {done.added:,} of them new")
+    if done.removed:
+        say(f"{done.removed:,} vectors removed: their interactions have left the store")
+    say("Next: trueup search, or trueup topics")
+
+
+def filters(command):  # type: ignore[no-untyped-def]
+    """The options that choose interactions."""
+    for option in reversed(
+        [
+            click.option("--user", help="Of this user."),
+            click.option("--tenant", help="Of this tenant."),
+            click.option("--model", help="Answered by this model."),
+            click.option("--source", help="'gateway', or 'file:NAME' of an import."),
+            click.option("--since", metavar="DATE", help="Not before, ISO 8601, UTC."),
+            click.option("--until", metavar="DATE", help="Before, ISO 8601, UTC."),
+            click.option("--flagged", is_flag=True, help="Raised by a flagger."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def filter_of(given: dict[str, str | bool | None]) -> Filter:
+    """The filter of a command's options.
+
+    Raises:
+        ConfigError: a date that is none.
+    """
+    from trueup.vectors.index import microseconds
+
+    for name in ("since", "until"):
+        try:
+            if given[name]:
+                microseconds(str(given[name]))
+        except ValueError:
+            raise ConfigError(
+                f"--{name} is no date",
+                got=given[name],
+                expected="a date or time in ISO 8601",
+                next="write it like 2026-03-01 or 2026-03-01T12:00",
+            ) from None
+    given = dict(given)
+    given["raised"] = given.pop("flagged") or None
+    return Filter(**given)  # type: ignore[arg-type]
+
+
+@click.command()
+@click.argument("text")
+@filters
+@click.option("--limit", type=click.IntRange(1, 1000), default=10, show_default=True)
+@click.option("--exact", is_flag=True, help="Compare with every vector, whatever it takes.")
+@json_option
+@click.pass_context
+def search(
+    ctx: click.Context,
+    text: str,
+    limit: int,
+    exact: bool,
+    as_json: bool,
+    **given: str | bool | None,
+) -> None:
+    """Find the interactions whose prompts are nearest in meaning to TEXT."""
+    from trueup.vectors import search as search_index
+    from trueup.vectors import text_of
+
+    where = filter_of(given)
+    project = open_project(ctx)
+    index = filled_index(project)
+    found = search_index(
+        project.store, index, project.embedder, text, limit=limit, where=where, exact=exact
+    )
+    if as_json:
+        emit([{"similarity": m.similarity, "interaction": m.interaction} for m in found])
+        return
+    for similarity, one in ((m.similarity, m.interaction) for m in found):
+        who = "  ".join(filter(None, (one.user, one.tenant, one.model)))
+        say(f"{similarity:.3f}  {one.created_at[:16]}  {one.id}  {shown(who, 60)}")
+        say(f"       {shown(text_of(one, project.config.vectors))}")
+    say(f"{len(found)} of {index.count(where):,} interactions" if found else "Nothing found")
+    if behind := project.store.count(Interaction) - index.count():
+        say(f"Next: trueup embed ({behind:,} interactions have no vector yet)")
+
+
+def filled_index(project: Project) -> Index:
+    """The project's index, with something in it.
+
+    Raises:
+        ConfigError: nothing was embedded.
+    """
+    if not project.vectors.count():
+        raise ConfigError(
+            "Nothing has a vector yet",
+            got=f"an empty index for the embedder {project.embedder.id}",
+            expected="captured interactions and their vectors",
+            next="trueup embed",
+        )
+    return project.vectors
+
+
+def shown(text: str, most: int = SHOWN_CHARS) -> str:
+    """A text on one line, cut where it is long, without anything that a terminal would obey."""
+    line = " ".join(text[: 4 * most].split())
+    plain = "".join(
+        "\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) in ("Cc", "Cf", "Cs") else c
+        for c in line
+    )
+    return plain if len(plain) <= most else plain[: most - 1] + "…"

@@ -1,0 +1,131 @@
+"""Both indexes against a dot product with every vector: same neighbours, under every filter."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+
+from trueup.vectors import Filter, Index, Row
+from vector_rows import some_rows
+
+
+def at(row: Row) -> str:
+    return datetime.fromtimestamp(row.created_us / 1e6, UTC).isoformat()
+
+
+def lets_through(where: Filter, row: Row) -> bool:
+    return (
+        all(getattr(row, name) == value for name, value in where.equals.items())
+        and (where.since is None or at(row) >= where.since)
+        and (where.until is None or at(row) < where.until)
+    )
+
+
+def nearest(rows: list[Row], vectors: np.ndarray, asked: np.ndarray, k: int, where: Filter) -> list:
+    """By comparing with every row."""
+    near = sorted(
+        (
+            (float(v @ asked), row.id)
+            for row, v in zip(rows, vectors, strict=True)
+            if lets_through(where, row)
+        ),
+        reverse=True,
+    )
+    return near[:k]
+
+
+ROWS, VECTORS = some_rows(600)
+FILTERS = [
+    Filter(),
+    Filter(user="user-7"),
+    Filter(tenant="o'hara"),
+    Filter(tenant='say "hi" -- \\', model="large"),
+    Filter(model="small", source="gateway"),
+    Filter(raised=True),
+    Filter(raised=False, user="user-3"),
+    Filter(since=at(ROWS[400])),
+    Filter(since=at(ROWS[100]), until=at(ROWS[160]), raised=True),
+    Filter(user="' OR '1'='1"),
+    Filter(user="nobody"),
+]
+
+
+@pytest.fixture
+def index(either: Callable[..., Index]) -> Index:
+    made = either()
+    for start in range(0, 600, 150):
+        made.add(ROWS[start : start + 150], VECTORS[start : start + 150])
+    return made
+
+
+@pytest.mark.parametrize("where", FILTERS, ids=str)
+def test_the_neighbours_are_those_of_brute_force(index: Index, where: Filter) -> None:
+    assert index.count(where) == sum(lets_through(where, row) for row in ROWS)
+    assert index.ids(where) == {row.id for row in ROWS if lets_through(where, row)}
+    for asked in some_rows(5, seed=1)[1]:
+        found = index.search(asked, 10, where)
+        wanted = nearest(ROWS, VECTORS, asked, 10, where)
+        assert [hit.id for hit in found] == [one for _, one in wanted]
+        assert [hit.similarity for hit in found] == pytest.approx([s for s, _ in wanted], abs=1e-5)
+
+
+def test_an_index_opened_again_has_everything(index: Index, either: Callable[..., Index]) -> None:
+    index.close()
+    again = either()
+    rows, vectors = again.read()
+    assert rows == ROWS
+    assert np.allclose(vectors, VECTORS, atol=1e-6)
+    asked = some_rows(1, seed=2)[1][0]
+    assert [hit.id for hit in again.search(asked, 5)] == [
+        one for _, one in nearest(ROWS, VECTORS, asked, 5, Filter())
+    ]
+
+
+def test_rows_added_twice_are_there_once(index: Index) -> None:
+    index.add(ROWS[:300], VECTORS[:300])
+    assert index.count() == 600
+
+
+def test_another_embedder_has_another_index(index: Index, either: Callable[..., Index]) -> None:
+    other = either("made-up/2")
+    assert other.count() == 0 and other.ids() == set()
+    assert other.search(VECTORS[0], 5) == []
+    other.add(ROWS[:2], VECTORS[:2, :8])
+    assert (other.count(), index.count()) == (2, 600)
+
+
+def test_what_is_deleted_is_not_found(index: Index, either: Callable[..., Index]) -> None:
+    gone = [ROWS[3].id, ROWS[500].id]
+    assert index.delete([*gone, "interaction_of_nobody"]) == 2
+    assert index.delete(gone) == 0
+    for one in (index, either()):
+        assert one.count() == 598
+        assert not one.ids() & set(gone)
+        assert gone[0] not in {hit.id for hit in one.search(VECTORS[3], 20)}
+
+
+def test_rows_raised_later_are_found_as_raised(index: Index) -> None:
+    late = [row.id for row in ROWS if not row.raised][:5]
+    index.mark_raised([*late, ROWS[0].id])
+    assert index.ids(Filter(raised=True)) == {*late, *(row.id for row in ROWS if row.raised)}
+    assert index.count() == 600
+
+
+def test_a_writer_sees_what_another_wrote(index: Index, either: Callable[..., Index]) -> None:
+    other = either()
+    assert other.count() == 600
+    rows, vectors = some_rows(3, seed=5)
+    other.add(rows, vectors)
+    assert index.search(vectors[1], 1)[0].id == rows[1].id
+
+
+def test_dropped_it_is_empty_and_can_be_filled_again(
+    index: Index, either: Callable[..., Index]
+) -> None:
+    other = either()
+    assert other.count() == 600
+    index.drop()
+    assert index.count() == other.count() == 0
+    index.add(ROWS[:2], VECTORS[:2])
+    assert index.count() == other.count() == 2

@@ -1,11 +1,16 @@
 """Who labels, and how many answers they compare."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from trueup.config import StageConfig
 from trueup.judges.config import AuditConfig, EndpointConfig
 
-__all__ = ["LabelConfig"]
+__all__ = ["PEOPLE", "LabelConfig"]
+
+PEOPLE = "people"
+"""The setting `label.judge` that asks nobody but people."""
 
 
 class LabelConfig(StageConfig):
@@ -13,7 +18,7 @@ class LabelConfig(StageConfig):
 
     judge: str = "house-style"
     """`house-style`, `llm`, `llm:MODEL`, `panel:NAME,NAME`, or `package.module:function`. Never the
-    scorer that promotes."""
+    scorer that promotes. With `people`, flags become tasks, and labels come of their votes."""
 
     endpoint: EndpointConfig = EndpointConfig()
     """Where the `llm` judge lives."""
@@ -39,3 +44,26 @@ class LabelConfig(StageConfig):
 
     seed: int = 0
     """Of the fresh samples."""
+
+    pairs_per_prompt: int = Field(default=1, ge=1)
+    """For people: comparisons per flagged prompt, of the logged answer with the samples that differ
+    from it most; no more than `num_candidates` - 1."""
+
+    overlap: int = Field(default=1, ge=1)
+    """Votes of different people that a task needs before it is settled."""
+
+    settle: Literal["dawid-skene", "majority"] = "dawid-skene"
+    """How many votes become one label: by what each annotator was found to be worth, or by a
+    majority of equals."""
+
+    min_confidence: float = Field(default=0.55, ge=0, le=1)
+    """Probability (with `majority`, share of votes) below which a task stays unsettled and waits
+    for another look."""
+
+    min_gold_accuracy: float = Field(default=0.6, ge=0, le=1)
+    """Share of gold questions that an annotator must answer as known; below it, none of their
+    votes count."""
+
+    min_gold_votes: int = Field(default=5, ge=1)
+    """Gold questions an annotator must have answered before `min_gold_accuracy` is asked of
+    them."""

@@ -22,7 +22,7 @@ COMMANDS = {
     "model": "model",
     "serve": "doors",
     "import": "doors",
-    "flag": "stages",
+    "flag": "flag",
     "label": "stages",
     "pair": "stages",
     "shift": "shift",

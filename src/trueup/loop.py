@@ -40,6 +40,7 @@ __all__ = [
     "behind",
     "earlier_releases",
     "evaluate_gate",
+    "flag_parts",
     "gated",
     "guard_beside",
     "guard_gate",
@@ -101,7 +102,7 @@ def _turn(project: Project) -> Turn:
     dataset = _unfinished(store)
     if dataset is None:
         with measured("flag", done.costs):
-            flags = flag.run(store, config.flag)
+            flags = flag.run(store, config.flag, flag_parts(project))
         with measured("label", done.costs):
             labels = label.run(store, config.label, project.champion())
         with measured("pair", done.costs):
@@ -158,6 +159,11 @@ def gated(project: Project, checkpoint: Checkpoint, done: Turn | None = None) ->
         reports |= earlier_releases(project, checkpoint)
     done.verdict = promote.run(project.store, project.config.promote, checkpoint, reports)
     return done
+
+
+def flag_parts(project: Project) -> flag.Parts:
+    """The models that some signals ask, none of them loaded before one does."""
+    return flag.Parts(lambda: project.embedder, project.champion, project.folder)
 
 
 def shift_of(project: Project, pairs: Sequence[PreferencePair]) -> shift.Shift | None:

@@ -156,7 +156,7 @@ def test_the_score_is_the_worst_signals_and_all_that_reach_the_line_are_reasons(
     (flag,) = run(store, FlagConfig())
     assert flag.score == 1
     assert flag.reasons == ("truncated", "repetitive", "ungrounded")
-    assert set(flag.signals) == {"empty", "truncated", "repetitive", "feedback", "ungrounded"}
+    assert set(flag.signals) >= {"empty", "truncated", "repetitive", "feedback", "ungrounded"}
 
 
 def test_a_higher_threshold_raises_fewer(store: Store) -> None:

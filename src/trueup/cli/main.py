@@ -25,7 +25,7 @@ COMMANDS = {
     "import": "doors",
     "embed": "vectors",
     "search": "vectors",
-    "flag": "stages",
+    "flag": "flag",
     "label": "stages",
     "pair": "stages",
     "shift": "shift",

@@ -1,4 +1,4 @@
-"""The stages from flags to a checkpoint, each a command."""
+"""The stages from labels to a checkpoint, each a command."""
 
 from contextlib import nullcontext
 from datetime import UTC, datetime
@@ -15,7 +15,7 @@ from trueup.project import Project
 from trueup.records import Dataset, Label, PreferencePair
 from trueup.train.config import ONLINE, Allowed, Method, TrainConfig
 
-__all__ = ["flag", "label", "pair", "train"]
+__all__ = ["label", "pair", "train"]
 
 
 class MethodChoice(click.Choice[str]):
@@ -26,23 +26,6 @@ class MethodChoice(click.Choice[str]):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         return super().convert(value.replace("_", "-"), param, ctx).replace("-", "_")
-
-
-@click.command()
-@json_option
-@click.pass_context
-def flag(ctx: click.Context, as_json: bool) -> None:
-    """Score new interactions and raise flags on the weak ones."""
-    from trueup import flag as stage
-
-    project = open_project(ctx)
-    with project.store.exclusive(), bars(hidden=as_json):
-        flags = stage.run(project.store, project.config.flag)
-    raised = sum(f.raised for f in flags)
-    if as_json:
-        emit({"examined": len(flags), "raised": raised})
-    else:
-        say(f"{len(flags):,} interactions examined, {raised:,} flagged. Next: trueup label")
 
 
 @click.command()

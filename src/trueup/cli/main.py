@@ -24,6 +24,8 @@ COMMANDS = {
     "import": "doors",
     "embed": "vectors",
     "search": "vectors",
+    "duplicates": "vectors",
+    "topics": "vectors",
     "flag": "stages",
     "label": "stages",
     "pair": "stages",

@@ -1,4 +1,4 @@
-"""`trueup embed` and `trueup search`: captured traffic by meaning."""
+"""`trueup embed`, `search`, `duplicates` and `topics`: captured traffic by meaning."""
 
 import os
 import time
@@ -6,14 +6,14 @@ import unicodedata
 
 import click
 
-from trueup.cli.output import bars, emit, json_option, say
+from trueup.cli.output import bars, emit, json_option, say, table
 from trueup.cli.project import open_project
 from trueup.errors import ConfigError
 from trueup.project import Project
 from trueup.records import Interaction
 from trueup.vectors import Filter, Index
 
-__all__ = ["embed", "search"]
+__all__ = ["duplicates", "embed", "search", "topics"]
 
 SHOWN_CHARS = 160  # of a text in the terminal
 
@@ -125,6 +125,87 @@ def search(
     say(f"{len(found)} of {index.count(where):,} interactions" if found else "Nothing found")
     if behind := project.store.count(Interaction) - index.count():
         say(f"Next: trueup embed ({behind:,} interactions have no vector yet)")
+
+
+@click.command()
+@filters
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.95,
+    show_default=True,
+    help="Cosine from which two count as the same.",
+)
+@click.option(
+    "--limit", type=click.IntRange(1), default=20, show_default=True, help="Groups shown."
+)
+@json_option
+@click.pass_context
+def duplicates(
+    ctx: click.Context, threshold: float, limit: int, as_json: bool, **given: str | bool | None
+) -> None:
+    """Group the interactions that ask nearly the same, largest group first."""
+    from trueup.vectors import duplicates as find
+    from trueup.vectors import text_of
+
+    where = filter_of(given)
+    project = open_project(ctx)
+    index = filled_index(project)
+    with bars(hidden=as_json):
+        found = find(index, threshold=threshold, where=where)
+    if as_json:
+        emit([group._asdict() for group in found])
+        return
+    first = project.store.get_all(Interaction, [group.ids[0] for group in found[:limit]])
+    texts = {one.id: text_of(one, project.config.vectors) for one in first}
+    for group in found[:limit]:
+        say(f"{len(group.ids):>6,}  from {group.least:.3f}  {group.ids[0]}")
+        say(f"        {shown(texts.get(group.ids[0], ''))}")
+    copies = sum(len(group.ids) - 1 for group in found)
+    say(f"{len(found):,} groups; {copies:,} of {index.count(where):,} say what another said before")
+    say("Next: trueup topics")
+
+
+@click.command()
+@filters
+@click.option(
+    "--num", type=click.IntRange(2), help="How many. [default: by the best silhouette, 2 to 24]"
+)
+@click.option("--seed", default=0, show_default=True, help="Another start.")
+@json_option
+@click.pass_context
+def topics(
+    ctx: click.Context, num: int | None, seed: int, as_json: bool, **given: str | bool | None
+) -> None:
+    """What people ask about: topics with their names, flag rates and change from week to week."""
+    from trueup.vectors import find_topics
+    from trueup.web.topics_page import write_topics
+
+    where = filter_of(given)
+    project = open_project(ctx)
+    index, config = filled_index(project), project.config.vectors
+    found = find_topics(project.store, index, config, k=num or 0, where=where, seed=seed)
+    page = write_topics(project.store, found, config, embedder=project.embedder.id)
+    if as_json:
+        every = [topic._asdict() for topic in found.topics]
+        emit(found._asdict() | {"topics": every, "report": str(page)})
+        return
+    table(
+        ["topic", "interactions", "share", "change", "flagged"],
+        [
+            [
+                shown(one.name, 40),
+                f"{one.num_interactions:,}",
+                f"{one.share:.0%}",
+                "unknown" if one.change is None else f"{100 * one.change:+.0f} points",
+                f"{one.flag_rate:.0%}",
+            ]
+            for one in found.topics
+        ],
+    )
+    say(f"Silhouette {found.silhouette:.2f}; change is of the share, from the last week to this")
+    say(f"Report: {page}")
+    say("Next: trueup suite, to draw held-out prompts topic by topic")
 
 
 def filled_index(project: Project) -> Index:

@@ -36,8 +36,8 @@ T = TypeVar("T")
 LOCK_TIMEOUT_S = 120
 IDS_A_CLAUSE = 1000
 ROWS_A_LIST = 400  # of the inverted file
-LISTS_READ = 20  # where no filter leaves rows out
-EXACT_BELOW = 2_000  # rows that a filter leaves
+LISTS_READ = 25  # where no filter leaves rows out
+EXACT_BELOW = 500  # rows that a filter leaves
 UNINDEXED = 0.1  # share of rows behind the approximate index from which it is extended
 READ_GRACE = timedelta(minutes=2)  # a reader of an old version may still be at it
 

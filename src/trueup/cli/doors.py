@@ -7,6 +7,7 @@ import click
 
 from trueup.cli.output import bars, emit, json_option, say, table
 from trueup.cli.project import open_project
+from trueup.cli.vectors import embedding_beside
 from trueup.errors import MissingDependency
 from trueup.records import AnnotatorKind
 
@@ -48,7 +49,8 @@ def serve(ctx: click.Context, port: int | None, as_json: bool) -> None:
         say(f"Serving {config.upstream or config.model_name} at {base_url} (Ctrl-C stops)")
         say("Next: point an OpenAI client at it, then 'trueup run'")
     app = create_app(project.store, config, project.config.capture, engine)
-    with contextlib.suppress(KeyboardInterrupt):  # the ordinary way to stop it
+    # KeyboardInterrupt is the ordinary way to stop it
+    with embedding_beside(ctx, project), contextlib.suppress(KeyboardInterrupt):
         make_server(app).run(sockets=[listening])
     if engine:
         engine.close()

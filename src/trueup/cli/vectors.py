@@ -1,19 +1,24 @@
 """`trueup embed`, `search`, `duplicates` and `topics`: captured traffic by meaning."""
 
 import os
+import subprocess
+import sys
 import time
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
 
 import click
 
 from trueup.cli.output import bars, emit, json_option, say, table
 from trueup.cli.project import open_project
-from trueup.errors import ConfigError
+from trueup.errors import ConfigError, TrueupError
 from trueup.project import Project
-from trueup.records import Interaction
+from trueup.records import Flag, Interaction
 from trueup.vectors import Filter, Index
 
-__all__ = ["duplicates", "embed", "search", "topics"]
+__all__ = ["duplicates", "embed", "embedding_beside", "search", "topics"]
 
 SHOWN_CHARS = 160  # of a text in the terminal
 
@@ -31,15 +36,10 @@ def embed(ctx: click.Context, rebuild: bool, watch: bool, as_json: bool) -> None
     index = project.vectors
     if rebuild:
         index.drop()
-    parent = os.getppid()
-    while True:
-        with bars(hidden=as_json or watch):
-            done = embed_all(project.store, index, project.embedder, project.config.vectors)
-        if not watch:
-            break
-        time.sleep(project.config.vectors.poll_s)
-        if os.getppid() != parent:
-            return  # whoever started it is gone
+    if watch:
+        _watch(project)
+    with bars(hidden=as_json):
+        done = embed_all(project.store, index, project.embedder, project.config.vectors)
     if as_json:
         emit({"embedder": project.embedder.id, "index": index.name, **done._asdict()})
         return
@@ -47,6 +47,44 @@ def embed(ctx: click.Context, rebuild: bool, watch: bool, as_json: bool) -> None
     if done.removed:
         say(f"{done.removed:,} vectors removed: their interactions have left the store")
     say("Next: trueup search, or trueup topics")
+
+
+def _watch(project: Project) -> NoReturn:
+    """Embed what comes in, at a low priority, until whoever started this process is gone."""
+    from trueup.vectors import embed as embed_all
+
+    os.nice(10)
+    parent, seen = os.getppid(), None
+    while os.getppid() == parent:
+        store = project.store
+        try:
+            stands = (store.count(Interaction), store.count(Flag, raised=True))
+            if stands != seen:
+                embed_all(store, project.vectors, project.embedder, project.config.vectors)
+            seen = stands
+        except TrueupError as error:  # a full disk or a server that is down may come back
+            click.echo(f"embed: {error}", err=True)
+        time.sleep(project.config.vectors.poll_s)
+    sys.exit(0)
+
+
+@contextmanager
+def embedding_beside(ctx: click.Context, project: Project) -> Iterator[None]:
+    """Run `trueup embed --watch` in a process of its own for the block, where
+    `vectors.while_serving` asks for it: the gateway's event loop shares no interpreter with it."""
+    if not project.config.vectors.while_serving:
+        yield
+        return
+    given = [word for one in ctx.obj["overrides"] for word in ("--set", one)]
+    command = [sys.executable, "-m", "trueup", "--project", str(project.folder), *given]
+    child = subprocess.Popen(
+        [*command, "embed", "--watch"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    try:
+        yield
+    finally:
+        child.terminate()
+        child.wait()
 
 
 def filters(command):  # type: ignore[no-untyped-def]

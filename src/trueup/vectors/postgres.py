@@ -46,7 +46,6 @@ EXACT_BELOW = 10_000  # rows that a filter leaves
 LOOKED_AT = 100  # candidates of a search in the graph (hnsw.ef_search)
 MOST_NUMBERS = 2000  # of a vector in an HNSW graph
 BUILD_MEMORY = "256MB"
-ROWS_A_STATEMENT = 500
 
 
 class PgIndex:
@@ -133,9 +132,7 @@ class PgIndex:
             for row, vector in zip(rows, np.asarray(vectors_ND, np.float32), strict=True)
         ]
         with self.writing(), self._errors("written"), self._engine.begin() as connection:
-            for at in range(0, len(given), ROWS_A_STATEMENT):
-                part = insert(self._table).values(given[at : at + ROWS_A_STATEMENT])
-                connection.execute(part.on_conflict_do_nothing())
+            connection.execute(insert(self._table).on_conflict_do_nothing(), given)
 
     def mark_raised(self, ids: Iterable[str]) -> None:
         wanted = sorted(set(ids))

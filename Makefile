@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help setup quickstart test test-vllm lint docs bench bench-train bench-online science clean
+.PHONY: help setup quickstart test test-vllm lint docs bench bench-train bench-online bench-vectors science clean
 
 help:
 	@echo "make quickstart   set up, then turn the loop once on a real model"
@@ -15,6 +15,7 @@ help:
 	@echo "make bench        measure (slow; results go into LOG.md)"
 	@echo "make bench-train  measure training beside TRL (slow; ARGS='--quick' for a minute)"
 	@echo "make bench-online measure drawing, scoring and PPO beside transformers and TRL (the same)"
+	@echo "make bench-vectors measure searches of 100,000 vectors beside numpy"
 	@echo "make science      hold claims of alignment against a toy world (slow; ARGS='--seeds 1')"
 
 # torch first and by exact pin: a later package that asks for a range must find it installed
@@ -65,6 +66,9 @@ bench-train: setup
 # TRL's PPO needs an environment of its own, which is made on first use
 bench-online: setup
 	$(BIN)/python benchmarks/online.py $(ARGS)
+
+bench-vectors: setup
+	$(BIN)/python benchmarks/vectors.py $(ARGS)
 
 science: setup
 	$(BIN)/python benchmarks/science/run.py $(ARGS)

@@ -7,9 +7,9 @@ import click
 
 from trueup.cli.output import bars, emit, json_option, say, table
 from trueup.cli.project import open_project
-from trueup.cli.vectors import embedding_beside
 from trueup.errors import MissingDependency
 from trueup.records import AnnotatorKind
+from trueup.vectors.beside import embedding_beside
 
 __all__ = ["import_", "serve"]
 
@@ -50,7 +50,8 @@ def serve(ctx: click.Context, port: int | None, as_json: bool) -> None:
         say("Next: point an OpenAI client at it, then 'trueup run'")
     app = create_app(project.store, config, project.config.capture, engine)
     # KeyboardInterrupt is the ordinary way to stop it
-    with embedding_beside(ctx, project), contextlib.suppress(KeyboardInterrupt):
+    beside = embedding_beside(project.config.vectors, project.folder, ctx.obj["overrides"])
+    with beside, contextlib.suppress(KeyboardInterrupt):
         make_server(app).run(sockets=[listening])
     if engine:
         engine.close()

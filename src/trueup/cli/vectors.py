@@ -1,12 +1,8 @@
 """`trueup embed`, `search`, `duplicates` and `topics`: captured traffic by meaning."""
 
 import os
-import subprocess
 import sys
-import time
 import unicodedata
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NoReturn
 
 import click
@@ -18,7 +14,7 @@ from trueup.project import Project
 from trueup.records import Flag, Interaction
 from trueup.vectors import Filter, Index
 
-__all__ = ["duplicates", "embed", "embedding_beside", "search", "topics"]
+__all__ = ["duplicates", "embed", "search", "topics"]
 
 SHOWN_CHARS = 160  # of a text in the terminal
 
@@ -52,6 +48,7 @@ def embed(ctx: click.Context, rebuild: bool, watch: bool, as_json: bool) -> None
 def _watch(project: Project) -> NoReturn:
     """Embed what comes in, at a low priority, until whoever started this process is gone."""
     from trueup.vectors import embed as embed_all
+    from trueup.vectors.beside import wait
 
     os.nice(10)
     parent, seen = os.getppid(), None
@@ -64,27 +61,8 @@ def _watch(project: Project) -> NoReturn:
             seen = stands
         except TrueupError as error:  # a full disk or a server that is down may come back
             click.echo(f"embed: {error}", err=True)
-        time.sleep(project.config.vectors.poll_s)
+        wait(project.config.vectors)
     sys.exit(0)
-
-
-@contextmanager
-def embedding_beside(ctx: click.Context, project: Project) -> Iterator[None]:
-    """Run `trueup embed --watch` in a process of its own for the block, where
-    `vectors.while_serving` asks for it: the gateway's event loop shares no interpreter with it."""
-    if not project.config.vectors.while_serving:
-        yield
-        return
-    given = [word for one in ctx.obj["overrides"] for word in ("--set", one)]
-    command = [sys.executable, "-m", "trueup", "--project", str(project.folder), *given]
-    child = subprocess.Popen(
-        [*command, "embed", "--watch"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    )
-    try:
-        yield
-    finally:
-        child.terminate()
-        child.wait()
 
 
 def filters(command):  # type: ignore[no-untyped-def]

@@ -4,9 +4,9 @@ Exact while it is small; from `approximate_from` rows on an inverted file (IVFFl
 searches. It reads more lists the more a filter leaves out, and pgvector goes on to further ones
 until enough rows came through; where the filter leaves few rows, all of these are compared. On
 100,000 vectors an HNSW graph was as fast at equal recall and took a dozen times as long to build.
-A deleted row's bytes
-stay in its page after a plain VACUUM, so a deletion rewrites the table. The server's write-ahead
-log keeps them until it is recycled, and its backups for as long as they are kept.
+
+A deleted row's bytes stay in its page after a plain VACUUM, so a deletion rewrites the table. The
+server's write-ahead log keeps them until it is recycled, its backups as long as they are kept.
 """
 
 import threading

@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help setup quickstart test test-vllm lint docs bench bench-train bench-online bench-gateway science clean
+.PHONY: help setup quickstart test test-vllm lint docs bench bench-train bench-online bench-gateway bench-vectors science clean
 
 help:
 	@echo "make quickstart   set up, then turn the loop once on a real model"
@@ -16,6 +16,7 @@ help:
 	@echo "make bench-train  measure training beside TRL (slow; ARGS='--quick' for a minute)"
 	@echo "make bench-online measure drawing, scoring and PPO beside transformers and TRL (the same)"
 	@echo "make bench-gateway what the gateway adds to a request, beside LiteLLM (the same)"
+	@echo "make bench-vectors measure searches of 100,000 vectors beside numpy"
 	@echo "make science      hold claims of alignment against a toy world (slow; ARGS='--seeds 1')"
 
 # torch first and by exact pin: a later package that asks for a range must find it installed
@@ -70,6 +71,9 @@ bench-online: setup
 # the load is from wrk; LiteLLM gets an environment of its own on first use
 bench-gateway: setup
 	$(BIN)/python benchmarks/gateway.py $(ARGS)
+
+bench-vectors: setup
+	$(BIN)/python benchmarks/vectors.py $(ARGS)
 
 science: setup
 	$(BIN)/python benchmarks/science/run.py $(ARGS)

@@ -129,3 +129,38 @@ def test_dropped_it_is_empty_and_can_be_filled_again(
     assert index.count() == other.count() == 0
     index.add(ROWS[:2], VECTORS[:2])
     assert index.count() == other.count() == 2
+
+
+def test_an_approximate_index_finds_what_an_exact_search_finds(
+    either: Callable[..., Index],
+) -> None:
+    index = either(approximate_from=4_000)
+    rows, vectors = some_rows(12_000)
+    index.add(rows[:11_000], vectors[:11_000])
+    assert index.tend()
+    assert not index.tend()
+    index.add(rows[11_000:], vectors[11_000:])  # these no list has yet
+    asked = some_rows(40, seed=3)[1]
+    for where in (Filter(), Filter(model="small"), Filter(raised=True), Filter(user="user-3")):
+        hits = 0
+        for one in asked:
+            found = index.search(one, 10, where)
+            wanted = index.search(one, 10, where, exact=True)
+            hits += len({hit.id for hit in found} & {hit.id for hit in wanted})
+            assert [h.similarity for h in found] == sorted(
+                (h.similarity for h in found), reverse=True
+            )
+        assert hits >= 0.95 * 10 * len(asked), where
+    assert index.search(vectors[11_500], 1)[0].id == rows[11_500].id
+
+
+def test_an_index_that_grew_gets_new_centres(either: Callable[..., Index]) -> None:
+    index = either(approximate_from=1_000)
+    rows, vectors = some_rows(4_000)
+    index.add(rows[:1_000], vectors[:1_000])
+    assert index.tend() and not index.tend()
+    index.add(rows[1_000:1_080], vectors[1_000:1_080])
+    assert not index.tend(), "a little more changes nothing"
+    index.add(rows[1_080:], vectors[1_080:])
+    assert index.tend() and not index.tend()
+    assert index.search(vectors[3_000], 1)[0].id == rows[3_000].id

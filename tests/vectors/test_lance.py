@@ -15,7 +15,7 @@ import pytest
 
 from trueup.errors import StorageError
 from trueup.store import Store
-from trueup.vectors import Filter, Index
+from trueup.vectors import Index
 from vector_rows import some_rows
 
 Opener = Callable[..., Index]
@@ -66,27 +66,6 @@ def test_a_deleted_vector_leaves_no_bytes(store: Store, opened: Opener, approxim
     assert with_vector(store.folder, vectors[18]) == kinds, "its neighbour stays"
     assert index.count() == 1_200
     assert index.search(vectors[18], 1)[0].id == rows[18].id
-
-
-def test_an_approximate_index_finds_what_an_exact_search_finds(opened: Opener) -> None:
-    index = opened(approximate_from=4_000)
-    rows, vectors = some_rows(12_000)
-    index.add(rows[:11_000], vectors[:11_000])
-    assert index.tend()
-    assert not index.tend()
-    index.add(rows[11_000:], vectors[11_000:])  # these no list has yet
-    asked = some_rows(40, seed=3)[1]
-    for where in (Filter(), Filter(model="small"), Filter(raised=True), Filter(user="user-3")):
-        hits = 0
-        for one in asked:
-            found = index.search(one, 10, where)
-            wanted = index.search(one, 10, where, exact=True)
-            hits += len({hit.id for hit in found} & {hit.id for hit in wanted})
-            assert [h.similarity for h in found] == sorted(
-                (h.similarity for h in found), reverse=True
-            )
-        assert hits >= 0.95 * 10 * len(asked), where
-    assert index.search(vectors[11_500], 1)[0].id == rows[11_500].id
 
 
 def test_versions_are_cleaned_up_after_so_many_commits(store: Store, opened: Opener) -> None:

@@ -2,8 +2,9 @@
 
 k-means on the prompts' embeddings makes the topics. Each gets places by its share of the traffic,
 and at least two, so that its win rate has an interval; within a topic prompts are drawn at random,
-because the most different ones would measure the fringe and not the traffic. What says nearly the
-same as a prompt already drawn is passed over.
+because the most different ones would measure the fringe and not the traffic; where a suite is to
+cover what is asked and not to weigh it, they may be had all the same. What says nearly the same as
+a prompt already drawn is passed over.
 """
 
 from collections import Counter
@@ -17,23 +18,29 @@ from trueup.judges import text
 from trueup.models.embedder import Embedder
 from trueup.records import Messages
 from trueup.suite import SuitePrompt
+from trueup.vectors.diverse import diverse
+from trueup.vectors.duplicates import NEARLY_SAME
 
 __all__ = ["draw_suite"]
-
-NEARLY_SAME = 0.95
-"""Cosine from which two prompts are one question; all-MiniLM gives rewordings 0.9 and more."""
 
 LEAST = 2  # prompts a topic
 
 
 def draw_suite(
-    prompts: Sequence[Messages], embedder: Embedder, *, size: int, topics: int = 0, seed: int = 0
+    prompts: Sequence[Messages],
+    embedder: Embedder,
+    *,
+    size: int,
+    topics: int = 0,
+    seed: int = 0,
+    is_diverse: bool = False,
 ) -> list[SuitePrompt]:
     """`size` prompts, each with its topic as its stratum, ordered by topic.
 
     Args:
         prompts: of the traffic, one an interaction: what is asked often counts often.
         topics: how many; 0 takes one for every 16 prompts drawn, at least 2 and at most 12.
+        is_diverse: within a topic, take the prompts furthest from each other.
 
     Raises:
         DataError: fewer different prompts than asked for, or fewer places than topics need.
@@ -58,7 +65,9 @@ def draw_suite(
     drawn = [
         SuitePrompt(messages=different[i], stratum=name)
         for name, at, n in zip(names, members, places, strict=True)
-        for i in _some(vectors, rng.permutation(at), n)
+        for i in (
+            at[diverse(vectors[at], n)] if is_diverse else _some(vectors, rng.permutation(at), n)
+        )
     ]
     return drawn
 

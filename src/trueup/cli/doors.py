@@ -9,6 +9,7 @@ from trueup.cli.output import bars, emit, json_option, say, table
 from trueup.cli.project import open_project
 from trueup.errors import MissingDependency
 from trueup.records import AnnotatorKind
+from trueup.vectors.beside import embedding_beside
 
 __all__ = ["import_", "serve"]
 
@@ -49,7 +50,9 @@ def serve(ctx: click.Context, port: int | None, as_json: bool) -> None:
         say(f"Serving {behind or config.model_name} at {base_url} (Ctrl-C stops)")
         say("Next: point an OpenAI client at it, then 'trueup run'")
     app = create_app(project.store, config, project.config.capture, engine)
-    with contextlib.suppress(KeyboardInterrupt):  # the ordinary way to stop it
+    # KeyboardInterrupt is the ordinary way to stop it
+    beside = embedding_beside(project.config.vectors, project.folder, ctx.obj["overrides"])
+    with beside, contextlib.suppress(KeyboardInterrupt):
         make_server(app, config).run(sockets=[listening])
     if engine:
         engine.close()

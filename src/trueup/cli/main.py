@@ -25,6 +25,8 @@ COMMANDS = {
     "import": "doors",
     "embed": "vectors",
     "search": "vectors",
+    "duplicates": "vectors",
+    "topics": "vectors",
     "flag": "flag",
     "label": "stages",
     "pair": "stages",

@@ -7,7 +7,7 @@ import click
 
 from trueup.capture.ledger import crashes
 from trueup.cli.output import emit, json_option, say, table
-from trueup.errors import ConfigError
+from trueup.errors import ConfigError, TrueupError
 from trueup.project import Project
 from trueup.records import (
     Checkpoint,
@@ -72,6 +72,7 @@ def status(ctx: click.Context, as_json: bool) -> None:
     kinds = (Interaction, Feedback, Flag, Label, PreferencePair, Dataset, Checkpoint)
     counts = {kind.tag: store.count(kind) for kind in kinds}
     counts["flags raised"] = store.count(Flag, raised=True)
+    counts["with a vector"] = _embedded(project)
     champion, releases = store.champion(), store.all(Release)
     lost = sum(one.lost for one in crashes(store))
     if as_json:
@@ -94,6 +95,18 @@ def status(ctx: click.Context, as_json: bool) -> None:
     for release in releases[-5:]:
         say(f"  {release.created_at[:16]}  {release.action:<9} {release.weights}  {_why(release)}")
     say("Next: trueup run")
+
+
+def _embedded(project: Project) -> int:
+    """Interactions in the fullest vector index; which is today's embedder's takes loading it."""
+    from trueup.vectors import every_index
+
+    try:
+        return max(
+            (i.count() for i in every_index(project.store, project.config.vectors)), default=0
+        )
+    except TrueupError:  # a damaged index must not hide where the loop stands
+        return 0
 
 
 def _why(release: Release) -> str:

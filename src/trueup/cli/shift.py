@@ -9,7 +9,7 @@ from trueup.cli.project import open_project
 from trueup.errors import DataError
 from trueup.project import Project
 from trueup.records import Dataset, Interaction, PreferencePair
-from trueup.shift import PromptDrift, Shift, advice, measure, prompt_drift, warning
+from trueup.shift import PromptDrift, Shift, advice, measure, prompt_drift, warning, weekly_drift
 
 __all__ = ["shift"]
 
@@ -21,13 +21,21 @@ __all__ = ["shift"]
     metavar="FILE|ID",
     help="A file of pairs, or a data set id. [default: pairs that wait, or the newest data set]",
 )
+@click.option(
+    "--weeks",
+    type=click.IntRange(1),
+    help="Leave pairs alone; hold each of so many weeks' prompts against those of the week before.",
+)
 @json_option
 @click.pass_context
-def shift(ctx: click.Context, source: str | None, as_json: bool) -> None:
+def shift(ctx: click.Context, source: str | None, weeks: int | None, as_json: bool) -> None:
     """How far pairs are from what the champion writes, and how far the prompts have moved."""
     from trueup.web import write_shift
 
     project = open_project(ctx)
+    if weeks:
+        _week_to_week(project, weeks, as_json)
+        return
     config = project.config.shift
     with project.store.exclusive(), bars(hidden=as_json):
         pairs, name = _pairs(project, source)
@@ -51,6 +59,33 @@ def shift(ctx: click.Context, source: str | None, as_json: bool) -> None:
             say(f"  {line}")
     say(f"Report: {page}")
     say("Next: trueup train")
+
+
+def _week_to_week(project: Project, weeks: int, as_json: bool) -> None:
+    from trueup.web.weeks_page import write_weeks
+
+    config = project.config.shift
+    with bars(hidden=as_json):
+        traffic = project.store.each(Interaction)
+        found = weekly_drift(traffic, project.embedder, config, weeks=weeks)
+    page = write_weeks(project.store, found, embedder=project.embedder.id)
+    if as_json:
+        emit({"weeks": found, "report": str(page)})
+        return
+    table(
+        ["week of", "interactions", "AUC", "95% interval", "MMD p-value"],
+        [[one.monday, f"{one.num_interactions:,}", *_figures(one.drift)] for one in found],
+    )
+    say("Each week against the week before; an AUC of 0.5 is no difference")
+    say(f"Report: {page}")
+    say("Next: trueup topics, to see what grew")
+
+
+def _figures(moved: PromptDrift | None) -> list[str]:
+    if moved is None:
+        return ["unknown", "", ""]
+    interval = f"[{moved.auc_low:.2f}, {moved.auc_high:.2f}]"
+    return [f"{moved.auc:.2f}", interval, f"{moved.mmd_p_value:.3f}"]
 
 
 def _pairs(project: Project, source: str | None) -> tuple[list[PreferencePair], str]:

@@ -29,10 +29,21 @@ __all__ = ["suite"]
     help="Where they are written. [default: the file that ab.prompts names]",
 )
 @click.option("--seed", default=0, show_default=True, help="Another draw.")
+@click.option(
+    "--diverse",
+    is_flag=True,
+    help="Take the most different prompts of each topic, not a random lot.",
+)
 @json_option
 @click.pass_context
 def suite(
-    ctx: click.Context, size: int, topics: int, out: Path | None, seed: int, as_json: bool
+    ctx: click.Context,
+    size: int,
+    topics: int,
+    out: Path | None,
+    seed: int,
+    diverse: bool,
+    as_json: bool,
 ) -> None:
     """Draw the held-out prompts from captured traffic, topic by topic.
 
@@ -51,7 +62,9 @@ def suite(
         )
     traffic = _traffic(project)
     with bars(hidden=as_json):
-        drawn = draw_suite(traffic, project.embedder, size=size, topics=topics, seed=seed)
+        drawn = draw_suite(
+            traffic, project.embedder, size=size, topics=topics, seed=seed, is_diverse=diverse
+        )
     target.write_text("".join(_line(at, one) for at, one in enumerate(drawn, start=1)))
     counts = Counter(one.stratum for one in drawn)
     if as_json:

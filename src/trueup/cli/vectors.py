@@ -1,19 +1,20 @@
-"""`trueup embed` and `trueup search`: captured traffic by meaning."""
+"""`trueup embed`, `search`, `duplicates` and `topics`: captured traffic by meaning."""
 
 import os
-import time
+import sys
 import unicodedata
+from typing import NoReturn
 
 import click
 
-from trueup.cli.output import bars, emit, json_option, say
+from trueup.cli.output import bars, emit, json_option, say, table
 from trueup.cli.project import open_project
-from trueup.errors import ConfigError
+from trueup.errors import ConfigError, TrueupError
 from trueup.project import Project
-from trueup.records import Interaction
+from trueup.records import Flag, Interaction
 from trueup.vectors import Filter, Index
 
-__all__ = ["embed", "search"]
+__all__ = ["duplicates", "embed", "search", "topics"]
 
 SHOWN_CHARS = 160  # of a text in the terminal
 
@@ -31,15 +32,10 @@ def embed(ctx: click.Context, rebuild: bool, watch: bool, as_json: bool) -> None
     index = project.vectors
     if rebuild:
         index.drop()
-    parent = os.getppid()
-    while True:
-        with bars(hidden=as_json or watch):
-            done = embed_all(project.store, index, project.embedder, project.config.vectors)
-        if not watch:
-            break
-        time.sleep(project.config.vectors.poll_s)
-        if os.getppid() != parent:
-            return  # whoever started it is gone
+    if watch:
+        _watch(project)
+    with bars(hidden=as_json):
+        done = embed_all(project.store, index, project.embedder, project.config.vectors)
     if as_json:
         emit({"embedder": project.embedder.id, "index": index.name, **done._asdict()})
         return
@@ -47,6 +43,26 @@ def embed(ctx: click.Context, rebuild: bool, watch: bool, as_json: bool) -> None
     if done.removed:
         say(f"{done.removed:,} vectors removed: their interactions have left the store")
     say("Next: trueup search, or trueup topics")
+
+
+def _watch(project: Project) -> NoReturn:
+    """Embed what comes in, at a low priority, until whoever started this process is gone."""
+    from trueup.vectors import embed as embed_all
+    from trueup.vectors.beside import wait
+
+    os.nice(10)
+    parent, seen = os.getppid(), None
+    while os.getppid() == parent:
+        store = project.store
+        try:
+            stands = (store.count(Interaction), store.count(Flag, raised=True))
+            if stands != seen:
+                embed_all(store, project.vectors, project.embedder, project.config.vectors)
+            seen = stands
+        except TrueupError as error:  # a full disk or a server that is down may come back
+            click.echo(f"embed: {error}", err=True)
+        wait(project.config.vectors)
+    sys.exit(0)
 
 
 def filters(command):  # type: ignore[no-untyped-def]
@@ -125,6 +141,87 @@ def search(
     say(f"{len(found)} of {index.count(where):,} interactions" if found else "Nothing found")
     if behind := project.store.count(Interaction) - index.count():
         say(f"Next: trueup embed ({behind:,} interactions have no vector yet)")
+
+
+@click.command()
+@filters
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.95,
+    show_default=True,
+    help="Cosine from which two count as the same.",
+)
+@click.option(
+    "--limit", type=click.IntRange(1), default=20, show_default=True, help="Groups shown."
+)
+@json_option
+@click.pass_context
+def duplicates(
+    ctx: click.Context, threshold: float, limit: int, as_json: bool, **given: str | bool | None
+) -> None:
+    """Group the interactions that ask nearly the same, largest group first."""
+    from trueup.vectors import duplicates as find
+    from trueup.vectors import text_of
+
+    where = filter_of(given)
+    project = open_project(ctx)
+    index = filled_index(project)
+    with bars(hidden=as_json):
+        found = find(index, threshold=threshold, where=where)
+    if as_json:
+        emit([group._asdict() for group in found])
+        return
+    first = project.store.get_all(Interaction, [group.ids[0] for group in found[:limit]])
+    texts = {one.id: text_of(one, project.config.vectors) for one in first}
+    for group in found[:limit]:
+        say(f"{len(group.ids):>6,}  from {group.least:.3f}  {group.ids[0]}")
+        say(f"        {shown(texts.get(group.ids[0], ''))}")
+    copies = sum(len(group.ids) - 1 for group in found)
+    say(f"{len(found):,} groups; {copies:,} of {index.count(where):,} say what another said before")
+    say("Next: trueup topics")
+
+
+@click.command()
+@filters
+@click.option(
+    "--num", type=click.IntRange(2), help="How many. [default: by the best silhouette, 2 to 24]"
+)
+@click.option("--seed", default=0, show_default=True, help="Another start.")
+@json_option
+@click.pass_context
+def topics(
+    ctx: click.Context, num: int | None, seed: int, as_json: bool, **given: str | bool | None
+) -> None:
+    """What people ask about: topics with their names, flag rates and change from week to week."""
+    from trueup.vectors import find_topics
+    from trueup.web.topics_page import write_topics
+
+    where = filter_of(given)
+    project = open_project(ctx)
+    index, config = filled_index(project), project.config.vectors
+    found = find_topics(project.store, index, config, k=num or 0, where=where, seed=seed)
+    page = write_topics(project.store, found, config, embedder=project.embedder.id)
+    if as_json:
+        every = [topic._asdict() for topic in found.topics]
+        emit(found._asdict() | {"topics": every, "report": str(page)})
+        return
+    table(
+        ["topic", "interactions", "share", "change", "flagged"],
+        [
+            [
+                shown(one.name, 40),
+                f"{one.num_interactions:,}",
+                f"{one.share:.0%}",
+                "unknown" if one.change is None else f"{100 * one.change:+.0f} points",
+                f"{one.flag_rate:.0%}",
+            ]
+            for one in found.topics
+        ],
+    )
+    say(f"Silhouette {found.silhouette:.2f}; change is of the share, from the last week to this")
+    say(f"Report: {page}")
+    say("Next: trueup suite, to draw held-out prompts topic by topic")
 
 
 def filled_index(project: Project) -> Index:

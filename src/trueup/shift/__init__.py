@@ -8,15 +8,17 @@ likely as the model's own samples, token for token. Importance weights and a cla
 
 from trueup.shift.config import ShiftConfig
 from trueup.shift.measure import PairShift, Shift, advice, measure, warning
-from trueup.shift.prompts import PromptDrift, prompt_drift
+from trueup.shift.prompts import PromptDrift, WeekDrift, prompt_drift, weekly_drift
 
 __all__ = [
     "PairShift",
     "PromptDrift",
     "Shift",
     "ShiftConfig",
+    "WeekDrift",
     "advice",
     "measure",
     "prompt_drift",
     "warning",
+    "weekly_drift",
 ]

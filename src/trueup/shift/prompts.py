@@ -5,14 +5,14 @@ measured on yesterday's.
 """
 
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 from trueup.models.embedder import Embedder
 from trueup.records import Interaction, Messages, Value
 from trueup.shift.config import ShiftConfig
 from trueup.shift.two_sample import classifier_test, mmd
 
-__all__ = ["PromptDrift", "prompt_drift"]
+__all__ = ["PromptDrift", "WeekDrift", "prompt_drift", "weekly_drift"]
 
 MOST = 300  # prompts a window
 
@@ -28,6 +28,15 @@ class PromptDrift(Value):
     mmd_p_value: float
 
 
+class WeekDrift(Value):
+    """A week's prompts against those of the week before."""
+
+    monday: str
+    num_interactions: int
+    drift: PromptDrift | None
+    """None where either week has fewer than ten different prompts."""
+
+
 def prompt_drift(
     interactions: Iterable[Interaction], embedder: Embedder, config: ShiftConfig
 ) -> PromptDrift | None:
@@ -36,7 +45,40 @@ def prompt_drift(
     Returns:
         None where either window has fewer than ten different prompts.
     """
-    newest, before = _windows(interactions, timedelta(days=config.window_days))
+    return _compare(*_windows(interactions, timedelta(days=config.window_days)), embedder, config)
+
+
+def weekly_drift(
+    interactions: Iterable[Interaction], embedder: Embedder, config: ShiftConfig, *, weeks: int
+) -> list[WeekDrift]:
+    """The newest weeks of the traffic, oldest first, each held against the week before it. Weeks
+    begin on Monday, UTC; those without any traffic are in between."""
+    asked: dict[date, list[Messages]] = {}
+    for one in interactions:
+        day = datetime.fromisoformat(one.created_at).astimezone(UTC).date()
+        asked.setdefault(day - timedelta(days=day.weekday()), []).append(one.prompt)
+    if not asked:
+        return []
+    first, last = min(asked), max(asked)
+    mondays = [first + timedelta(weeks=n) for n in range((last - first).days // 7 + 1)][-weeks:]
+    return [
+        WeekDrift(
+            monday=str(monday),
+            num_interactions=len(asked.get(monday, ())),
+            drift=_compare(
+                _questions(asked.get(monday, ())),
+                _questions(asked.get(monday - timedelta(weeks=1), ())),
+                embedder,
+                config,
+            ),
+        )
+        for monday in mondays
+    ]
+
+
+def _compare(
+    newest: list[str], before: list[str], embedder: Embedder, config: ShiftConfig
+) -> PromptDrift | None:
     told = classifier_test(newest, before, embedder, seed=config.seed)
     if told is None:
         return None

@@ -15,7 +15,21 @@ import numpy as np
 from trueup.records import Interaction, content_hash
 from trueup.store.tables import column_value
 
-__all__ = ["EVERYTHING", "Filter", "Hit", "Index", "Row", "microseconds", "table_name"]
+__all__ = [
+    "EVERYTHING",
+    "Filter",
+    "Hit",
+    "Index",
+    "Row",
+    "lists_for",
+    "lists_read",
+    "microseconds",
+    "table_name",
+]
+
+ROWS_A_LIST = 400
+LISTS_READ = 25
+"""Where no filter leaves rows out: 0.97 of the ten nearest among 100,000 vectors of MiniLM."""
 
 
 class Row(NamedTuple):
@@ -130,6 +144,16 @@ class Index(Protocol):
 def table_name(embedder_id: str, text: str) -> str:
     """The table of an embedder and a choice of text."""
     return f"{text}_{content_hash([embedder_id, text])[:12]}"
+
+
+def lists_for(rows: int) -> int:
+    """Lists of an inverted file over so many rows."""
+    return max(1, rows // ROWS_A_LIST)
+
+
+def lists_read(rows: int, left: int) -> int:
+    """Lists to read where a filter leaves `left` of the rows: twice as many for a quarter."""
+    return min(lists_for(rows), round(LISTS_READ * (rows / max(1, left)) ** 0.5))
 
 
 def microseconds(moment: str) -> int:

@@ -27,7 +27,16 @@ from lancedb.index import Bitmap, BTree, IvfFlat
 
 from trueup.errors import ProjectBusy, StorageError, TrueupError
 from trueup.vectors.config import VectorsConfig
-from trueup.vectors.index import EVERYTHING, Filter, Hit, Row, microseconds, table_name
+from trueup.vectors.index import (
+    EVERYTHING,
+    Filter,
+    Hit,
+    Row,
+    lists_for,
+    lists_read,
+    microseconds,
+    table_name,
+)
 
 __all__ = ["LanceIndex"]
 
@@ -35,10 +44,9 @@ T = TypeVar("T")
 
 LOCK_TIMEOUT_S = 120
 IDS_A_CLAUSE = 1000
-ROWS_A_LIST = 400  # of the inverted file
-LISTS_READ = 20  # where no filter leaves rows out
-EXACT_BELOW = 2_000  # rows that a filter leaves
+EXACT_BELOW = 500  # rows that a filter leaves
 UNINDEXED = 0.1  # share of rows behind the approximate index from which it is extended
+GROWN = 2  # times as many lists as there are call for new centres
 READ_GRACE = timedelta(minutes=2)  # a reader of an old version may still be at it
 
 
@@ -111,8 +119,7 @@ class LanceIndex:
         left = table.count_rows(condition) if condition else rows
         if left <= EXACT_BELOW:
             return 0
-        # twice as many lists where a quarter of the rows is left
-        return min(_num_lists(rows), round(LISTS_READ * (rows / left) ** 0.5))
+        return lists_read(rows, left)
 
     # --- writing ------------------------------------------------------------------------------
 
@@ -187,7 +194,10 @@ class LanceIndex:
         if rows < self._config.approximate_from:
             return False
         built = table.index_stats("vector_idx")
-        return built is None or built.num_unindexed_rows > UNINDEXED * rows
+        if built is None or built.num_unindexed_rows > UNINDEXED * rows:
+            return True
+        parts = lance.dataset(self._path).stats.index_stats("vector_idx")["indices"]
+        return lists_for(rows) > GROWN * max(one["num_partitions"] for one in parts)
 
     def _compact(self, grace: timedelta) -> None:
         """Rewrite what has deletions, merge what is small, and remove what no version needs."""
@@ -209,7 +219,7 @@ class LanceIndex:
                 kind = BTree() if name in ("id", "created_us", "user") else Bitmap()
                 table.create_index(name, config=kind)
         if self._wants_index(table):
-            lists = IvfFlat(distance_type="cosine", num_partitions=_num_lists(rows))
+            lists = IvfFlat(distance_type="cosine", num_partitions=lists_for(rows))
             table.create_index("vector", config=lists, replace=True)
             lance.dataset(self._path).cleanup_old_versions(older_than=READ_GRACE)
 
@@ -306,10 +316,6 @@ def _take(lock: Any, folder: Path) -> None:
                     next="wait for it, or stop that process",
                 ) from None
             time.sleep(0.05)
-
-
-def _num_lists(rows: int) -> int:
-    return max(1, rows // ROWS_A_LIST)
 
 
 def _scan(table: Any, where: Filter, columns: list[str]) -> pa.Table:

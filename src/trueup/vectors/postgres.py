@@ -1,10 +1,12 @@
 """The index in Postgres with pgvector: a table for each embedder, beside the records.
 
-Exact while it is small; from `approximate_from` rows on an HNSW graph (Malkov & Yashunin 2018,
-arXiv:1603.09320) answers searches. pgvector walks on through the graph until a filter has let
-enough rows through; where it leaves few rows, all of these are compared. A deleted row's bytes
-stay in its page after a plain VACUUM, so a deletion rewrites the table. The server's write-ahead
-log keeps them until it is recycled, and its backups for as long as they are kept.
+Exact while it is small; from `approximate_from` rows on an inverted file (IVFFlat) answers
+searches. It reads more lists the more a filter leaves out, and pgvector goes on to further ones
+until enough rows came through; where the filter leaves few rows, all of these are compared. On
+100,000 vectors an HNSW graph was as fast at equal recall and took a dozen times as long to build.
+
+A deleted row's bytes stay in its page after a plain VACUUM, so a deletion rewrites the table. The
+server's write-ahead log keeps them until it is recycled, its backups as long as they are kept.
 """
 
 import threading
@@ -37,16 +39,25 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from trueup.errors import StorageError
 from trueup.vectors.config import VectorsConfig
-from trueup.vectors.index import EVERYTHING, Filter, Hit, Row, microseconds, table_name
+from trueup.vectors.index import (
+    EVERYTHING,
+    Filter,
+    Hit,
+    Row,
+    lists_for,
+    lists_read,
+    microseconds,
+    table_name,
+)
 
 __all__ = ["PgIndex"]
 
 PREFIX = "vectors_"
 EXACT_BELOW = 10_000  # rows that a filter leaves
-LOOKED_AT = 100  # candidates of a search in the graph (hnsw.ef_search)
-MOST_NUMBERS = 2000  # of a vector in an HNSW graph
+MOST_COUNTED = 25_000  # of the rows that a filter leaves; counting them all takes too long
+GROWN = 2  # times as many lists as there are call for new centres
+MOST_NUMBERS = 2000  # of a vector in an index
 BUILD_MEMORY = "256MB"
-ROWS_A_STATEMENT = 500
 
 
 class PgIndex:
@@ -107,18 +118,22 @@ class PgIndex:
     ) -> list[Hit]:
         columns, condition = self._table.c, self._condition(where)
         distance = columns.vector.cosine_distance(np.asarray(vector_D, np.float32))
-        few = select(literal(1)).select_from(self._table).where(condition).limit(EXACT_BELOW + 1)
+        few = select(literal(1)).select_from(self._table).where(condition).limit(MOST_COUNTED)
+        every = select(func.count()).select_from(self._table)
 
         def nearest(connection: Any) -> list[Hit]:
             left = connection.execute(select(func.count()).select_from(few.subquery())).scalar_one()
             order = distance
             if exact or left <= EXACT_BELOW:
-                order = distance + 0.0  # the graph sorts by the bare distance alone
+                order = distance + 0.0  # the index sorts by the bare distance alone
             else:
-                connection.execute(text(f"SET LOCAL hnsw.ef_search = {max(LOOKED_AT, k)}"))
-                connection.execute(text("SET LOCAL hnsw.iterative_scan = strict_order"))
+                rows = connection.execute(every).scalar_one()
+                lists = lists_read(rows, left)
+                connection.execute(text(f"SET LOCAL ivfflat.probes = {lists}"))
+                connection.execute(text("SET LOCAL ivfflat.iterative_scan = relaxed_order"))
             query = select(columns.id, distance).where(condition).order_by(order).limit(k)
-            return [Hit(row[0], 1 - row[1]) for row in connection.execute(query)]
+            hits = [Hit(row[0], 1 - row[1]) for row in connection.execute(query)]
+            return sorted(hits, key=lambda hit: -hit.similarity)  # further lists come behind
 
         return self._read(nearest, [])
 
@@ -133,9 +148,7 @@ class PgIndex:
             for row, vector in zip(rows, np.asarray(vectors_ND, np.float32), strict=True)
         ]
         with self.writing(), self._errors("written"), self._engine.begin() as connection:
-            for at in range(0, len(given), ROWS_A_STATEMENT):
-                part = insert(self._table).values(given[at : at + ROWS_A_STATEMENT])
-                connection.execute(part.on_conflict_do_nothing())
+            connection.execute(insert(self._table).on_conflict_do_nothing(), given)
 
     def mark_raised(self, ids: Iterable[str]) -> None:
         wanted = sorted(set(ids))
@@ -179,8 +192,13 @@ class PgIndex:
     def _wants_index(self) -> bool:
         if self.count() < self._config.approximate_from or self._size() > MOST_NUMBERS:
             return False
-        there = {one["name"] for one in inspect(self._engine).get_indexes(self._table.name)}
-        return self._index("vector") not in there
+        return lists_for(self.count()) > GROWN * self._lists()
+
+    def _lists(self) -> int:
+        """Lists of the index; 0 where there is none."""
+        query = text("SELECT reloptions[1] FROM pg_class WHERE relname = :name")
+        found = self._read(lambda c: c.execute(query, {"name": self._index("vector")}).scalar(), "")
+        return int(found.partition("=")[2]) if found else 0
 
     def _build(self) -> None:
         name = self._table.name
@@ -188,8 +206,10 @@ class PgIndex:
             self._maintain(
                 f'CREATE INDEX IF NOT EXISTS {self._index(column)} ON {name} ("{column}")'
             )
+        self._maintain(f"DROP INDEX IF EXISTS {self._index('vector')}")
         self._maintain(
-            f"CREATE INDEX {self._index('vector')} ON {name} USING hnsw (vector vector_cosine_ops)"
+            f"CREATE INDEX {self._index('vector')} ON {name} "
+            f"USING ivfflat (vector vector_cosine_ops) WITH (lists = {lists_for(self.count())})"
         )
         self._maintain(f"ANALYZE {name}")
 

@@ -17,6 +17,7 @@ from trueup.models.config import EmbedderConfig, ModelConfig
 from trueup.models.embedder import Embedder, resolve_embedder
 from trueup.models.stored import StoredModel, load_backbone
 from trueup.pair.config import PairConfig
+from trueup.privacy.config import PrivacyConfig
 from trueup.promote.config import PromoteConfig
 from trueup.records import Checkpoint
 from trueup.rounds.config import RoundsConfig
@@ -38,6 +39,7 @@ class Config(StageConfig):
     embedder: EmbedderConfig = EmbedderConfig()
     serve: ServeConfig = ServeConfig()
     capture: CaptureConfig = CaptureConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
     flag: FlagConfig = FlagConfig()
     label: LabelConfig = LabelConfig()
     pair: PairConfig = PairConfig()

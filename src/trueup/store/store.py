@@ -83,6 +83,12 @@ class Store:
         with self._storage_errors(), self._engine.begin() as connection:
             yield connection
 
+    @contextmanager
+    def cleaning(self) -> Iterator[Connection]:
+        """A connection outside of any transaction, for what allows none: vacuums, checkpoints."""
+        with self._storage_errors(), self._reader.connect() as connection:
+            yield connection.execution_options(isolation_level="AUTOCOMMIT")
+
     def close(self) -> None:
         """Give back the connections. The store can be opened again at once."""
         self._engine.dispose()

@@ -1,6 +1,9 @@
 """A project: a folder with `trueup.toml`, a store, and one model in memory when it is needed."""
 
 import copy
+import importlib
+import importlib.util
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -80,6 +83,11 @@ class Project:
     def embedder(self) -> Embedder:
         """What turns texts into vectors, loaded at first use."""
         return resolve_embedder(self.config.embedder, relative_to=self.folder)
+
+    def forget(self, ids: Sequence[str]) -> None:
+        """Take the vectors of records out of the index, where there is one."""
+        if importlib.util.find_spec("trueup.vectors") is not None:
+            importlib.import_module("trueup.vectors").open_index(self).delete(ids)
 
     def with_store(self, folder: Path) -> "Project":
         """The same settings, prompts and model with another store: for a trial that leaves no

@@ -202,7 +202,8 @@ def test_no_byte_of_it_is_left_in_the_projects_folder(
 def test_no_byte_of_it_is_left_in_postgress_files(
     tmp_path: Path, postgres_url: str, postgres_server: str
 ) -> None:
-    """But in the write-ahead log, which the server keeps until it recycles it; see docs."""
+    """But in the write-ahead log, which the server keeps until it recycles it; where it deletes
+    old segments instead, they are gone from there, too."""
     data = Path(postgres_server.partition("host=")[2])
     store = Store(tmp_path, url=postgres_url)
     store.add_all(everything_from(interaction("ann", ANN), ANN))
@@ -218,6 +219,13 @@ def test_no_byte_of_it_is_left_in_postgress_files(
         connection.execute(text("CHECKPOINT"))
     left = [name for name in files_with(data, ANN) if not name.startswith("pg_wal/")]
     assert left == []
+    with store.cleaning() as connection:
+        connection.execute(text("ALTER SYSTEM SET wal_recycle = off"))
+        connection.execute(text("SELECT pg_reload_conf()"))
+        for _ in range(2):
+            connection.execute(text("SELECT pg_switch_wal()"))
+            connection.execute(text("CHECKPOINT"))
+    assert files_with(data, ANN) == []
     assert [name for name in files_with(data, BOB) if name.startswith("base/")] != []
     store.close()
 

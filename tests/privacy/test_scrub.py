@@ -2,9 +2,11 @@
 
 import re
 import time
+from importlib.util import find_spec
 
 import pytest
 
+from trueup.errors import MissingDependency
 from trueup.privacy import PrivacyConfig, scrubber
 from trueup.privacy.patterns import is_card, is_iban
 from trueup.privacy.scrub import scrub_text
@@ -49,6 +51,9 @@ PERSONAL = [
     ("IBAN", "«GB29 NWBK 6016 1331 9268 19» PLEASE"),
     ("IBAN", "FR: «FR14 2004 1010 0505 0001 3M02 606»"),
     ("IBAN", "BE «BE68 5390 0754 7034» WITH CARE"),
+    ("IBAN", "«MT84 MALT 0110 0001 2345 MTLC AST0 01S»!"),
+    ("IBAN", "«NL91ABNA0417164300»"),
+    ("IBAN", "kz «KZ86 125K ZT50 0410 0100»"),
     ("SSN", "my SSN is «078-05-1120»"),
     ("SSN", "(«123-45-6789»)"),
     ("IP", "from «203.0.113.7» at noon"),
@@ -232,6 +237,12 @@ def test_feedback_labels_and_tasks_are_scrubbed() -> None:
 def test_off_is_off() -> None:
     one = interaction(ANN)
     assert scrubber(PrivacyConfig(scrubber="off"))(one) is one
+
+
+@pytest.mark.skipif(bool(find_spec("presidio_analyzer")), reason="Presidio is installed here")
+def test_presidio_that_is_not_there_says_how_to_get_it() -> None:
+    with pytest.raises(MissingDependency, match=r"trueup\[presidio\]"):
+        scrubber(PrivacyConfig(scrubber="presidio"))
 
 
 # --- speed and hostile texts ----------------------------------------------------------------------

@@ -121,7 +121,7 @@ def _has(form: str) -> Callable[[str], bool]:
 _BYTE = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 
 _has_number = _has(r"[0-9](?:(?:[ ().-]{0,2}[0-9]){8}|(?:\.[0-9]{1,3}){3})")
-"""Nine digits in a row, or what looks like an IP address."""
+"""Nine digits in a row, as an account has too, or what looks like an IP address."""
 
 GROUPS = (
     Group(
@@ -173,16 +173,6 @@ GROUPS = (
         ),
     ),
     Group(
-        _has(r"[A-Z]{2}[0-9]{2} ?[A-Z0-9]{4}"),
-        (
-            Pattern(
-                "IBAN",
-                re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]){11,30}"),
-                is_iban,
-            ),
-        ),
-    ),
-    Group(
         _has(r"\+[1-9][ ().-]{0,2}[0-9]"),
         (
             Pattern(
@@ -194,6 +184,11 @@ GROUPS = (
     Group(
         _has_number,
         (
+            Pattern(
+                "IBAN",
+                re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]){11,30}"),
+                is_iban,
+            ),
             Pattern(
                 "CARD",
                 re.compile(r"(?<![\w.,-])[2-6][0-9]{3}(?:[ -]?[0-9]){9,15}(?![\w]|[.,-][0-9])"),

@@ -106,7 +106,17 @@ def test_two_turns_promote_and_the_second_starts_from_the_promoted_champion(fold
 def test_a_turn_on_postgres_promotes_and_the_next_one_is_pending(
     folder: Path, postgres_url: str
 ) -> None:
-    project, first = run_turn(folder, f"store.url={postgres_url}", "evaluate.margin=0.9")
+    """And traffic that is too old is gone when the turn starts."""
+    settings = (f"store.url={postgres_url}", "evaluate.margin=0.9", "privacy.retain_days=30")
+    old = Interaction(
+        prompt=asked("long ago?"), completion=Completion(text="Yes."), source="gateway",
+        created_at="2020-01-01T00:00:00.000000+00:00",
+    )  # fmt: skip
+    before = Project(folder, settings).store
+    before.add(old)
+    before.close()
+    project, first = run_turn(folder, *settings)
+    assert project.store.get_all(Interaction, [old.id]) == []
     assert project.store.is_postgres and not (folder / ".trueup" / "store.sqlite").exists()
     assert first.verdict.passed, first.verdict
     champion = project.store.champion()

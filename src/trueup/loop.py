@@ -9,7 +9,7 @@ candidate became champion. Killed anywhere, it is simply called again.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from trueup import ab, evaluate, flag, guard, label, pair, promote, shift, train
+from trueup import ab, evaluate, flag, guard, label, pair, privacy, promote, shift, train
 from trueup.errors import ConfigError
 from trueup.judges import Judge, members_of, resolve, version_of
 from trueup.measure import Cost, measured
@@ -75,6 +75,7 @@ def turn(project: Project) -> Turn:
         ProjectBusy: another process is turning this project's loop.
     """
     with project.store.exclusive():
+        privacy.retain(project.store, project.config.privacy, project.forget)
         return _turn(project)
 
 

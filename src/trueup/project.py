@@ -1,6 +1,7 @@
 """A project: a folder with `trueup.toml`, a store, and one model in memory when it is needed."""
 
 import copy
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from trueup.models.config import EmbedderConfig, ModelConfig
 from trueup.models.embedder import Embedder, resolve_embedder
 from trueup.models.stored import StoredModel, load_backbone
 from trueup.pair.config import PairConfig
+from trueup.privacy.config import PrivacyConfig
 from trueup.promote.config import PromoteConfig
 from trueup.records import Checkpoint
 from trueup.rounds.config import RoundsConfig
@@ -44,6 +46,7 @@ class Config(StageConfig):
     serve: ServeConfig = ServeConfig()
     capture: CaptureConfig = CaptureConfig()
     vectors: VectorsConfig = VectorsConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
     flag: FlagConfig = FlagConfig()
     label: LabelConfig = LabelConfig()
     pair: PairConfig = PairConfig()
@@ -91,6 +94,11 @@ class Project:
         from trueup.vectors import open_index
 
         return open_index(self.store, self.config.vectors, self.embedder.id)
+    def forget(self, ids: Sequence[str]) -> None:
+        """Take the vectors of erased interactions out of the index, every embedder's."""
+        from trueup.vectors import erase_vectors
+
+        erase_vectors(self.store, self.config.vectors, ids)
 
     def with_store(self, folder: Path) -> "Project":
         """The same settings, prompts and model with another store: for a trial that leaves no

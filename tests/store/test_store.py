@@ -501,6 +501,8 @@ def old_store(folder: Path, url: str | None, steps: tuple[Migration, ...]) -> li
                 "body": label.model_dump_json(),
             },
         )
+        if len(steps) > 3:  # from then on the column says that there is no task
+            connection.execute(text("UPDATE label SET task_id = ''"))
     engine.dispose()
     return [asked, label]
 

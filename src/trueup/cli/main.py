@@ -47,6 +47,8 @@ COMMANDS = {
     "run": "turn",
     "report": "turn",
     "status": "project",
+    "erase": "privacy",
+    "audit-trail": "privacy",
     "judge": "judge",
     "drill": "drill",
     "quickstart": "quickstart",

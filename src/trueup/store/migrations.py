@@ -69,6 +69,25 @@ def m004_tasks(connection: Connection) -> None:
         connection.execute(text(f"CREATE INDEX {table}_by_{column} ON {table} ({column})"))
 
 
+def m005_privacy(connection: Connection) -> None:
+    """What was erased and by which job, the keys of pseudonyms, and who did what."""
+    for table in (
+        "erased (id VARCHAR PRIMARY KEY, erasure VARCHAR NOT NULL)",
+        "erasures (id VARCHAR PRIMARY KEY, started_at VARCHAR NOT NULL, finished_at VARCHAR, "
+        "details VARCHAR NOT NULL)",
+        "salts (tenant VARCHAR PRIMARY KEY, salt VARCHAR NOT NULL)",
+        "audit_trail (number INTEGER PRIMARY KEY, at VARCHAR NOT NULL, who VARCHAR NOT NULL, "
+        "action VARCHAR NOT NULL, details VARCHAR NOT NULL, hash VARCHAR NOT NULL)",
+    ):
+        connection.execute(text(f"CREATE TABLE {table}"))
+    connection.execute(text("CREATE INDEX erased_by_erasure ON erased (erasure)"))
+    if connection.dialect.name == "postgresql":
+        # Postgres's statistics keep samples of a column's values, which erasing would not reach
+        for table in (*_M001_COLUMNS, "audit", "task"):
+            connection.execute(text(f"ALTER TABLE {table} ALTER COLUMN body SET STATISTICS 0"))
+        connection.execute(text('ALTER TABLE interaction ALTER COLUMN "user" SET STATISTICS 0'))
+
+
 def _create(connection: Connection, table: str, columns: tuple[str, ...]) -> None:
     """The table of a record kind, with an index a column."""
     serial = (
@@ -86,7 +105,13 @@ def _create(connection: Connection, table: str, columns: tuple[str, ...]) -> Non
         connection.execute(text(f"CREATE INDEX {name} ON {table} ({column})"))
 
 
-MIGRATIONS: tuple[Migration, ...] = (m001_initial, m002_audit, m003_verdicts, m004_tasks)
+MIGRATIONS: tuple[Migration, ...] = (
+    m001_initial,
+    m002_audit,
+    m003_verdicts,
+    m004_tasks,
+    m005_privacy,
+)
 
 
 def applied(connection: Connection) -> set[str]:

@@ -6,9 +6,10 @@
     ├── runs/             half-finished training, to resume from
     └── reports/          HTML pages
 
-Adding is idempotent (an id already there is left alone), a batch is one transaction, and what
-was added is on disk when `add` returns. Writers queue, on either database: what one adds has
-higher numbers than what was there, so whoever reads on from a number misses nothing.
+Adding is idempotent (an id already there is left alone, one that was erased stays away), a batch
+is one transaction, and what was added is on disk when `add` returns. Writers queue, on either
+database: what one adds has higher numbers than what was there, so whoever reads on from a number
+misses nothing.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
 
@@ -26,7 +27,7 @@ from trueup.store.engine import open_engine, shown
 from trueup.store.errors import storage_errors
 from trueup.store.lock import hold_advisory, hold_file
 from trueup.store.migrations import migrate
-from trueup.store.tables import ALIASES, EDGES, TABLES, VERDICTS, column_value, kind_of
+from trueup.store.tables import ALIASES, EDGES, ERASED, TABLES, VERDICTS, column_value, kind_of
 
 __all__ = ["CHAMPION", "Store", "storage_errors"]
 
@@ -71,10 +72,22 @@ class Store:
         return storage_errors(self._place, doing)
 
     @contextmanager
-    def _reading(self) -> Iterator[Any]:
+    def reading(self) -> Iterator[Connection]:
         """A connection that does not queue with the writers."""
         with self._storage_errors("read"), self._reader.connect() as connection:
             yield connection.execution_options(stream_results=True)
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction that has waited for its turn to write."""
+        with self._storage_errors(), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def cleaning(self) -> Iterator[Connection]:
+        """A connection outside of any transaction, for what allows none: vacuums, checkpoints."""
+        with self._storage_errors(), self._reader.connect() as connection:
+            yield connection.execution_options(isolation_level="AUTOCOMMIT")
 
     def close(self) -> None:
         """Give back the connections. The store can be opened again at once."""
@@ -92,11 +105,13 @@ class Store:
         for record in records:
             by_kind.setdefault(type(record), []).append(record)
         new = 0
-        with self._storage_errors(), self._engine.begin() as connection:
+        with self.writing() as connection:
             for kind, group in by_kind.items():
-                statement = self._insert_or_ignore(TABLES[kind])
-                known = self._known(connection, kind, [r.id for r in group])
+                statement = self.insert_or_ignore(TABLES[kind])
+                known = self._known(connection, TABLES[kind], [r.id for r in group])
                 fresh = {r.id: r for r in group if r.id not in known}
+                for one in self._erased(connection, fresh.values()):
+                    del fresh[one]
                 if not fresh:
                     continue
                 connection.execute(statement, [self._row(kind, r) for r in fresh.values()])
@@ -104,19 +119,19 @@ class Store:
                     {"child": r.id, "parent": p} for r in fresh.values() for p in set(r.parents())
                 ]
                 if edges:
-                    connection.execute(self._insert_or_ignore(EDGES), edges)
+                    connection.execute(self.insert_or_ignore(EDGES), edges)
                 new += len(fresh)
         return new
 
     def release(self, release: Release) -> None:
         """Record a release and move the alias `champion` to it, in one transaction."""
-        with self._storage_errors(), self._engine.begin() as connection:
+        with self.writing() as connection:
             connection.execute(
-                self._insert_or_ignore(TABLES[Release]), [self._row(Release, release)]
+                self.insert_or_ignore(TABLES[Release]), [self._row(Release, release)]
             )
             edges = [{"child": release.id, "parent": p} for p in set(release.parents())]
             if edges:
-                connection.execute(self._insert_or_ignore(EDGES), edges)
+                connection.execute(self.insert_or_ignore(EDGES), edges)
             upsert = self._insert(ALIASES).on_conflict_do_update(
                 index_elements=["name"], set_={"release_id": release.id}
             )
@@ -132,6 +147,14 @@ class Store:
         """
         found = self.get_all(kind, [record_id])
         if not found:
+            with self.reading() as connection:
+                if self._known(connection, ERASED, [record_id]):
+                    raise RecordNotFound(
+                        f"This {kind.tag} was erased",
+                        got=record_id,
+                        expected="a record that is still there",
+                        next="see why with 'trueup audit-trail'",
+                    )
             raise RecordNotFound(
                 f"There is no {kind.tag} with this id in {self._place}",
                 got=record_id,
@@ -143,7 +166,7 @@ class Store:
     def get_all(self, kind: type[R], ids: Iterable[str]) -> list[R]:
         """The records with these ids that exist, in the order asked for."""
         wanted, found, table = list(ids), {}, TABLES[kind]
-        with self._reading() as connection:
+        with self.reading() as connection:
             for at in range(0, len(wanted), IN_CLAUSE):
                 part = wanted[at : at + IN_CLAUSE]
                 for row in connection.execute(select(table).where(table.c.id.in_(part))):
@@ -159,8 +182,8 @@ class Store:
         table = TABLES[kind]
         query = select(table).order_by(table.c.seq)
         for name, value in equals.items():
-            query = query.where(table.c[name] == self._column(value))
-        with self._reading() as connection:
+            query = query.where(table.c[name] == self.column(value))
+        with self.reading() as connection:
             for row in connection.execute(query):
                 yield _record(kind, row)
 
@@ -190,8 +213,8 @@ class Store:
         table = TABLES[kind]
         query = select(table).order_by(table.c.seq.desc()).limit(1)
         for name, value in equals.items():
-            query = query.where(table.c[name] == self._column(value))
-        with self._reading() as connection:
+            query = query.where(table.c[name] == self.column(value))
+        with self.reading() as connection:
             row = connection.execute(query).first()
         return _record(kind, row) if row else None
 
@@ -200,13 +223,13 @@ class Store:
         table = TABLES[kind]
         query = select(func.count()).select_from(table)
         for name, value in equals.items():
-            query = query.where(table.c[name] == self._column(value))
-        with self._reading() as connection:
+            query = query.where(table.c[name] == self.column(value))
+        with self.reading() as connection:
             return connection.execute(query).scalar_one()
 
     def champion(self) -> Release | None:
         """The release that serves, or None before the first."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             row = connection.execute(select(ALIASES).where(ALIASES.c.name == CHAMPION)).first()
         return self.get(Release, row.release_id) if row else None
 
@@ -224,11 +247,11 @@ class Store:
         """Ids of all parents of records of a kind: the labels that gave pairs, and the like."""
         child, table = TABLES[kind], EDGES
         query = select(table.c.parent).join(child, child.c.id == table.c.child).distinct()
-        with self._reading() as connection:
+        with self.reading() as connection:
             return set(connection.execute(query).scalars())
 
     def _linked(self, wanted: Any, condition: Any) -> list[Record]:
-        with self._reading() as connection:
+        with self.reading() as connection:
             ids = list(connection.execute(select(wanted).where(condition)).scalars())
         found: list[Record] = []
         for one in sorted(ids):
@@ -241,7 +264,7 @@ class Store:
     def remembered(self, keys: Sequence[str]) -> dict[str, str]:
         """The verdicts that were kept under these keys."""
         found, table = {}, VERDICTS
-        with self._reading() as connection:
+        with self.reading() as connection:
             for at in range(0, len(keys), IN_CLAUSE):
                 part = keys[at : at + IN_CLAUSE]
                 for row in connection.execute(select(table).where(table.c.key.in_(part))):
@@ -253,8 +276,8 @@ class Store:
         if not verdicts:
             return
         rows = [{"key": key, "verdict": verdict} for key, verdict in verdicts.items()]
-        with self._storage_errors(), self._engine.begin() as connection:
-            connection.execute(self._insert_or_ignore(VERDICTS), rows)
+        with self.writing() as connection:
+            connection.execute(self.insert_or_ignore(VERDICTS), rows)
 
     # --- one turn at a time ---------------------------------------------------------------------
 
@@ -280,14 +303,16 @@ class Store:
     def _insert(self, table: Any) -> Any:
         return (postgresql if self.is_postgres else sqlite).insert(table)
 
-    def _insert_or_ignore(self, table: Any) -> Any:
+    def insert_or_ignore(self, table: Any) -> Any:
+        """An insertion that leaves alone what is there."""
         return self._insert(table).on_conflict_do_nothing()
 
-    def _column(self, value: Any) -> Any:
+    def column(self, value: Any) -> Any:
+        """A value as this database's columns hold it."""
         return column_value(value) if self.is_postgres else value
 
     def _row(self, kind: type[Record], record: Record) -> dict[str, Any]:
-        columns = {name: self._column(getattr(record, name)) for name in kind.indexed}
+        columns = {name: self.column(getattr(record, name)) for name in kind.indexed}
         return {
             "id": record.id,
             "created_at": record.created_at,
@@ -295,14 +320,24 @@ class Store:
             **columns,
         }
 
-    def _known(self, connection: Any, kind: type[Record], ids: list[str]) -> set[str]:
-        table, known = TABLES[kind], set()
+    def _known(self, connection: Connection, table: Any, ids: Sequence[str]) -> set[str]:
+        known = set[str]()
         for at in range(0, len(ids), IN_CLAUSE):
             part = ids[at : at + IN_CLAUSE]
             known.update(
                 connection.execute(select(table.c.id).where(table.c.id.in_(part))).scalars()
             )
         return known
+
+    def _erased(self, connection: Connection, records: Iterable[Record]) -> list[str]:
+        """Ids of those that were erased, or were made of what was: they stay away. A list of what
+        something was made of (a data set) is no text, and may name what is gone."""
+        if connection.execute(select(ERASED.c.id).limit(1)).first() is None:
+            return []
+        made_of = {r.id: [r.id, *(() if r.tag == "dataset" else r.parents())] for r in records}
+        asked = list(dict.fromkeys(one for ids in made_of.values() for one in ids))
+        gone = self._known(connection, ERASED, asked)
+        return [one for one, ids in made_of.items() if not gone.isdisjoint(ids)]
 
 
 def _record(kind: type[R], row: Any) -> R:

@@ -2,7 +2,9 @@
 
 The JSON is the record; the columns are copies of some of its fields. `edges` holds every
 child-parent link, so lineage is a query in both directions. `verdicts` is a cache and no record:
-what a language model that judges said, by a hash of what it was asked.
+what a language model that judges said, by a hash of what it was asked. `erased` are the ids of
+records that are gone, `erasures` the jobs that took them, `salts` the keys of users' pseudonyms,
+and `audit_trail` says who did what.
 """
 
 import hashlib
@@ -87,6 +89,40 @@ VERDICTS = Table(
     METADATA,
     Column("key", String, primary_key=True),
     Column("verdict", String, nullable=False),
+)
+
+ERASED = Table(
+    "erased",
+    METADATA,
+    Column("id", String, primary_key=True),
+    Column("erasure", String, nullable=False),
+)
+
+ERASURES = Table(
+    "erasures",
+    METADATA,
+    Column("id", String, primary_key=True),
+    Column("started_at", String, nullable=False),
+    Column("finished_at", String),
+    Column("details", String, nullable=False),
+)
+
+SALTS = Table(
+    "salts",
+    METADATA,
+    Column("tenant", String, primary_key=True),
+    Column("salt", String, nullable=False),
+)
+
+AUDIT_TRAIL = Table(
+    "audit_trail",
+    METADATA,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("at", String, nullable=False),
+    Column("who", String, nullable=False),
+    Column("action", String, nullable=False),
+    Column("details", String, nullable=False),
+    Column("hash", String, nullable=False),
 )
 
 

@@ -5,6 +5,7 @@ import random
 from contextlib import contextmanager
 
 import pytest
+from pydantic_core import from_json
 
 from trueup import progress
 from trueup.capture.importer import import_file
@@ -76,6 +77,30 @@ def test_the_quick_way_and_the_long_way_agree_on_any_row() -> None:
         read = Interaction.model_validate_json(found[-1])
         assert read == wanted and read.expected_id() == read.id
     assert taken > 2000 and left < taken / 4
+
+
+def test_the_quick_parser_reads_nothing_otherwise_than_the_slow_one() -> None:
+    """Damaged and odd lines: where it reads them at all, it reads what Python's own reads."""
+    generator = random.Random(9)
+    odd = [b"NaN", b"-Infinity", b"1e400", b"9" * 400, b"1.0", b"-0", b"[1,]", b"01", b'"\\u12"',
+           b'{"a":1,"a":2}', b'"\x01"', b"\xff", b"'a'", b"1 2", b"tru", b"\xef\xbb\xbf1", b"-",
+           b'"\\ud83d\\ude00"', b"\x0c1", b"1.", b".5", b"1e5", b"[[[]]]", b'{"a"}']  # fmt: skip
+    lines = [b'{"a": ' + one + b"}" for one in odd] + odd
+    for _ in range(4000):
+        line = bytearray(json.dumps(random_row(generator), ensure_ascii=bool(_ % 2)).encode(
+            "utf-8", "surrogatepass"))  # fmt: skip
+        for _ in range(generator.randrange(3)):
+            line[generator.randrange(len(line))] = generator.randrange(256)
+        lines.append(bytes(line))
+    num_read = 0
+    for line in lines:
+        try:
+            quick = from_json(line)
+        except ValueError:
+            continue
+        assert repr(quick) == repr(json.loads(line.decode())), line  # NaN equals not even itself
+        num_read += 1
+    assert num_read > 1000
 
 
 def test_both_ways_write_the_same_store(tmp_path) -> None:

@@ -9,8 +9,9 @@ The promise: id and JSON are those that the long way gives, character by charact
 
 import hashlib
 import json
-from json.encoder import encode_basestring as quoted
 from typing import Any
+
+from pydantic_core import to_json as quoted
 
 from trueup.capture.shapes import ROLES, Origin, Row
 from trueup.records import Completion, Interaction, Message
@@ -20,7 +21,7 @@ __all__ = ["PlainRows"]
 QUOTED = {name: (role, quoted(role)) for name, role in ROLES.items()}
 ANSWER, CONTENT, ROLE, SOURCE, TIME = "<answer>", "<content>", "<role>", "<source>", "<time>"
 
-Turn = tuple[str, str]
+Turn = tuple[bytes, bytes]
 
 
 class PlainRows:
@@ -38,34 +39,35 @@ class PlainRows:
         *self._hash, before, after = _cut(hashed, quoted(ANSWER), hashed_turn, quoted(SOURCE))
         self._hash_end = before + quoted(self._source) + after
 
-        body, body_turn = probe.model_dump_json(), turn.model_dump_json()
+        body, body_turn = probe.model_dump_json().encode(), turn.model_dump_json().encode()
         self._body_turn = _cut(body_turn, quoted(ROLE), quoted(CONTENT))
-        marks = (probe.id, TIME, body_turn, quoted(ANSWER), quoted(SOURCE))
+        marks = (probe.id.encode(), TIME.encode(), body_turn, quoted(ANSWER), quoted(SOURCE))
         *self._body, before, after = _cut(body, *marks)
         self._body_end = before + quoted(self._source) + after
 
     def row(self, raw: Row, now: str) -> tuple[Any, ...] | None:
         """id, time, source, request id, user, tenant, body; None where the row is not plain."""
-        said = _plain(raw)
+        try:
+            said = _plain(raw)
+        except ValueError:  # half of an emoji: the long way says so
+            return None
         if said is None:
             return None
         turns, answer = said
         head, middle = self._hash
         before, between, behind = self._hash_turn
-        prompt = ",".join([f"{before}{text}{between}{role}{behind}" for role, text in turns])
-        try:
-            content = f"{head}{answer}{middle}{prompt}{self._hash_end}".encode()
-        except UnicodeEncodeError:  # half of an emoji: the long way says so
-            return None
+        prompt = b",".join([before + text + between + role + behind for role, text in turns])
+        content = b"".join((head, answer, middle, prompt, self._hash_end))
         record_id = f"{Interaction.tag}_{hashlib.sha256(content).hexdigest()[:20]}"
         before, between, behind = self._body_turn
-        prompt = ",".join([f"{before}{role}{between}{text}{behind}" for role, text in turns])
+        prompt = b",".join([before + role + between + text + behind for role, text in turns])
         a, b, c, d = self._body
-        body = f"{a}{record_id}{b}{now}{c}{prompt}{d}{answer}{self._body_end}"
-        return record_id, now, self._source, "", None, None, body
+        name, time = record_id.encode(), now.encode()
+        body = b"".join((a, name, b, time, c, prompt, d, answer, self._body_end))
+        return record_id, now, self._source, "", None, None, body.decode()
 
 
-def _plain(raw: Row) -> tuple[list[Turn], str] | None:
+def _plain(raw: Row) -> tuple[list[Turn], bytes] | None:
     """The turns before the answer (role and text, quoted) and the answer, quoted."""
     get = raw.get
     if get("label") is not None or get("chosen") is not None:
@@ -98,12 +100,13 @@ def _plain(raw: Row) -> tuple[list[Turn], str] | None:
     return turns[:-1], turns[-1][1]
 
 
-def _canonical(content: Any) -> str:
+def _canonical(content: Any) -> bytes:
     """As `records.content_hash` writes it."""
-    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return text.encode()
 
 
-def _cut(text: str, *marks: str) -> list[str]:
+def _cut(text: bytes, *marks: bytes) -> list[bytes]:
     """The pieces between marks, which come once each, in this order."""
     pieces = []
     for mark in marks:

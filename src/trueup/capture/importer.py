@@ -94,7 +94,7 @@ def import_file(
              is written, if more than `max_skip_rate` of the rows were skipped. StorageError if
              the disk is full.
     Cost:    no model calls; linear in rows, and `make bench-import` says how many a second. Rows
-             of plain texts go four times as quick as the others. Memory holds one batch.
+             of plain texts go three times as quick as the others. Memory holds one batch.
     Next:    flag.run for interactions, pair.run for labels
     """
     path = Path(path)

@@ -10,6 +10,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 import trueup
+from trueup.capture.config import CaptureConfig
 from trueup.config import apply_overrides, read_toml, validate
 from trueup.errors import ConfigError
 from trueup.project import Config
@@ -64,7 +65,7 @@ def test_an_unknown_key_is_refused_and_the_nearest_valid_one_is_named(
 
 def test_a_key_like_no_other_is_answered_with_all_valid_ones() -> None:
     error = complaint({"capture": {"zzzz": 1}})
-    assert error.expected == "one of queue_size, rate"
+    assert error.expected == "one of " + ", ".join(sorted(CaptureConfig.model_fields))
     assert error.next == "delete it"
 
 

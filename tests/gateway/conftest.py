@@ -92,7 +92,7 @@ def open_gateway(store: Store) -> Callable[..., object]:
 
     @contextmanager
     def gateway(engine: Engine | None, *, rate: float = 1.0, **serve: object) -> Iterator[Gateway]:
-        app = create_app(store, ServeConfig(**serve), CaptureConfig(rate=rate), engine)
+        app = create_app(store, ServeConfig(**serve), CaptureConfig(rate=rate, retry_s=0.2), engine)
         with (
             running(app) as url,
             OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60) as client,

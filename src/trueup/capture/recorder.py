@@ -155,7 +155,8 @@ class Recorder:
             wanted += clean
             kept.append(Kept(tuple(one.id for one in clean), "" if clean else "scrub"))
         try:
-            self._store.add_all(wanted)
+            if wanted:
+                self._store.add_all(wanted)
         except Exception:
             self._count("failed", "storage", len(wanted))
             raise
@@ -180,7 +181,8 @@ class Recorder:
             self._recalled += len(group)
         clean = [one for one in map(self._scrubbed, group) if one]
         try:
-            self._store.add_all(clean)
+            if clean:
+                self._store.add_all(clean)
         except Exception:
             with self._lock:
                 self._counts["failed", "storage"] += len(clean)
@@ -310,11 +312,14 @@ class Recorder:
 
     def _write_all(self) -> None:
         while items := self._take():
-            records = [one for item in items for one in self._opened(item)]
-            self._write(records)
-            with self._lock:
-                self._num_out += len(items)
-                self._done.notify_all()
+            try:
+                self._write([one for item in items for one in self._opened(item)])
+            except Exception as error:  # a fault of ours: those behind must not wait for ever
+                self._warn("writer", f"A commit was abandoned: {error!r}")
+            finally:
+                with self._lock:
+                    self._num_out += len(items)
+                    self._done.notify_all()
 
     def _take(self) -> list[_Item]:
         """The items of the next commit; empty once closed and drained."""

@@ -1,5 +1,6 @@
 """Records on disk: SQL tables with numbered migrations, lineage, and the turn lock."""
 
+from trueup.store.loading import Load, row_of
 from trueup.store.store import CHAMPION, Store, storage_errors
 
-__all__ = ["CHAMPION", "Store", "storage_errors"]
+__all__ = ["CHAMPION", "Load", "Store", "row_of", "storage_errors"]

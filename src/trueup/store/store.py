@@ -13,7 +13,7 @@ misses nothing.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +25,7 @@ from trueup.errors import DataError, RecordNotFound
 from trueup.records import Record, Release
 from trueup.store.engine import open_engine, shown
 from trueup.store.errors import storage_errors
+from trueup.store.loading import Load, loading
 from trueup.store.lock import hold_advisory, hold_file
 from trueup.store.migrations import migrate
 from trueup.store.tables import ALIASES, EDGES, ERASED, TABLES, VERDICTS, column_value, kind_of
@@ -51,7 +52,7 @@ class Store:
         """
         self.folder = Path(folder).resolve()
         self._place: Path | str = shown(url) if url else self.folder
-        with self._storage_errors():
+        with self.errors():
             self.folder.mkdir(parents=True, exist_ok=True)
             self._engine = open_engine(url or f"sqlite:///{self.folder / 'store.sqlite'}")
             migrate(self._engine)
@@ -68,25 +69,26 @@ class Store:
         """True where records are in Postgres, False for the SQLite file."""
         return self._engine.dialect.name == "postgresql"
 
-    def _storage_errors(self, doing: str = "written") -> Any:
+    def errors(self, doing: str = "written") -> AbstractContextManager[None]:
+        """Turns what the database complains of into a StorageError that names this store."""
         return storage_errors(self._place, doing)
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A connection that does not queue with the writers."""
-        with self._storage_errors("read"), self._reader.connect() as connection:
+        with self.errors("read"), self._reader.connect() as connection:
             yield connection.execution_options(stream_results=True)
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """A transaction that has waited for its turn to write."""
-        with self._storage_errors(), self._engine.begin() as connection:
+        with self.errors(), self._engine.begin() as connection:
             yield connection
 
     @contextmanager
     def cleaning(self) -> Iterator[Connection]:
         """A connection outside of any transaction, for what allows none: vacuums, checkpoints."""
-        with self._storage_errors(), self._reader.connect() as connection:
+        with self.errors(), self._reader.connect() as connection:
             yield connection.execution_options(isolation_level="AUTOCOMMIT")
 
     def close(self) -> None:
@@ -108,7 +110,7 @@ class Store:
         with self.writing() as connection:
             for kind, group in by_kind.items():
                 statement = self.insert_or_ignore(TABLES[kind])
-                known = self._known(connection, TABLES[kind], [r.id for r in group])
+                known = self.known(connection, TABLES[kind], [r.id for r in group])
                 fresh = {r.id: r for r in group if r.id not in known}
                 for one in self._erased(connection, fresh.values()):
                     del fresh[one]
@@ -122,6 +124,10 @@ class Store:
                     connection.execute(self.insert_or_ignore(EDGES), edges)
                 new += len(fresh)
         return new
+
+    def loading(self) -> AbstractContextManager[Load]:
+        """For many rows at once, see `trueup.store.loading`."""
+        return loading(self)
 
     def release(self, release: Release) -> None:
         """Record a release and move the alias `champion` to it, in one transaction."""
@@ -148,7 +154,7 @@ class Store:
         found = self.get_all(kind, [record_id])
         if not found:
             with self.reading() as connection:
-                if self._known(connection, ERASED, [record_id]):
+                if self.known(connection, ERASED, [record_id]):
                     raise RecordNotFound(
                         f"This {kind.tag} was erased",
                         got=record_id,
@@ -320,7 +326,8 @@ class Store:
             **columns,
         }
 
-    def _known(self, connection: Connection, table: Any, ids: Sequence[str]) -> set[str]:
+    def known(self, connection: Connection, table: Any, ids: Sequence[str]) -> set[str]:
+        """Which of these ids the table has."""
         known = set[str]()
         for at in range(0, len(ids), IN_CLAUSE):
             part = ids[at : at + IN_CLAUSE]
@@ -336,7 +343,7 @@ class Store:
             return []
         made_of = {r.id: [r.id, *(() if r.tag == "dataset" else r.parents())] for r in records}
         asked = list(dict.fromkeys(one for ids in made_of.values() for one in ids))
-        gone = self._known(connection, ERASED, asked)
+        gone = self.known(connection, ERASED, asked)
         return [one for one, ids in made_of.items() if not gone.isdisjoint(ids)]
 
 

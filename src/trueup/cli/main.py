@@ -24,6 +24,8 @@ COMMANDS = {
     "import": "doors",
     "flag": "stages",
     "label": "stages",
+    "tasks": "tasks",
+    "annotators": "tasks",
     "pair": "stages",
     "shift": "shift",
     "train": "stages",

@@ -157,10 +157,10 @@ def _fails(mark: GoldMark, config: LabelConfig) -> bool:
 
 def _majority(by: Mapping[str, Label]) -> tuple[Choice, float]:
     """What most say and their share; a draw is a tie, with the share of one side."""
-    counts = Counter(choice for one in by.values() if (choice := choice_of(one)))
+    counts = Counter[Choice](choice for one in by.values() if (choice := choice_of(one)))
     (choice, most), *others = counts.most_common(2)
     if others and others[0][1] == most:
-        choice = "tie"
+        return "tie", most / len(by)
     return choice, most / len(by)
 
 
@@ -183,7 +183,7 @@ def _model(
     if not cast:
         return None, {}
     model = dawid_skene(cast, len(CHOICES), known=known, mirror=MIRROR)
-    found = {}
+    found = dict[str, tuple[Choice, float]]()
     for item, key in enumerate(keys):
         best = float(model.posterior[item].max())
         # two choices that are equally likely are a tie, not the one that is named first

@@ -26,6 +26,7 @@ COMMANDS = {
     "label": "stages",
     "tasks": "tasks",
     "annotators": "tasks",
+    "label-studio": "label_studio",
     "pair": "stages",
     "shift": "shift",
     "train": "stages",

@@ -92,6 +92,14 @@ class Weighed:
         ]
         return [self.tasks[key] for _, key in sorted(doubtful)]
 
+    def open_to(self, annotator: str) -> list[ReviewTask]:
+        """What to ask this annotator: tasks that wait or are unsettled, and gold questions, without
+        those they have voted on; in the order of their hashes, so that no kind stands out."""
+        asked = [*self.waiting, *self.unsettled]
+        asked += [one for one in self.tasks.values() if one.gold is not None]
+        left = [one for one in asked if annotator not in self.votes.get(one.id, ())]
+        return sorted(left, key=lambda one: one.id)
+
     def alpha(self) -> Interval | None:
         """Krippendorff's alpha of everybody whose votes count, over tasks that are no gold
         questions."""
@@ -190,7 +198,8 @@ def _model(
         likeliest = [
             c for c, p in zip(CHOICES, model.posterior[item], strict=True) if best - p < 1e-9
         ]
-        found[key] = (likeliest[0] if len(likeliest) == 1 else "tie", best)
+        choice: Choice = likeliest[0] if len(likeliest) == 1 else "tie"
+        found[key] = choice, best
     return model, found
 
 

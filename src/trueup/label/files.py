@@ -167,8 +167,7 @@ def _shown(task: ReviewTask) -> dict[str, str]:
     prompt = "\n\n".join(f"{one.role}: {one.content}" for one in task.prompt)
     if len(task.prompt) == 1 and task.prompt[0].role == "user":
         prompt = task.prompt[0].content
-    found = dict.fromkeys(COLUMNS, "")
-    return found | {
+    return dict.fromkeys(list[str](COLUMNS), "") | {
         "task_id": task.id,
         "prompt": prompt,
         "answer_1": answers[0],
@@ -184,7 +183,7 @@ def _written(rows: list[dict[str, str]], form: Format) -> str:
     if form == "jsonl":
         return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     drawn = io.StringIO()
-    writer = csv.DictWriter(drawn, COLUMNS, lineterminator="\r\n", quoting=csv.QUOTE_ALL)
+    writer = csv.DictWriter[str](drawn, COLUMNS, lineterminator="\r\n", quoting=csv.QUOTE_ALL)
     writer.writeheader()
     writer.writerows({name: _guarded(cell) for name, cell in row.items()} for row in rows)
     return drawn.getvalue()

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
-from trueup.errors import ConfigError, UpstreamError
+from trueup.errors import ConfigError, TrueupError, UpstreamError
 from trueup.label.config import LabelConfig, LabelStudioConfig
 from trueup.label.tasks import tasks_of
 from trueup.label.votes import Choice, VoteBook, choice_of, is_swapped, mirrored
@@ -251,6 +251,8 @@ def _withdrawn(book: VoteBook, tasks: dict[str, ReviewTask], votes: Iterable[Lab
         newest = book.newest(one.task_id, one.annotator)
         if newest is None or newest.id != one.id or choice_of(one) == "withdrawn":
             continue
+        if one.task_id not in tasks:
+            continue
         gone = book.cast(tasks[one.task_id], "withdrawn", one.annotator, source=one.source)
         made += [gone] if gone else []
     return made
@@ -415,6 +417,8 @@ class LabelStudio:
                 if error.code not in BUSY or is_last:
                     raise self._refused(method, path, error.code, said) from None
                 wait = _seconds(error.headers.get("Retry-After"), 0.25 * 2**tries)
+            except TrueupError:
+                raise
             except (OSError, ValueError) as error:  # out of reach, or no JSON
                 if is_last:
                     raise self._away(method, path, error) from error

@@ -24,6 +24,8 @@ MIRROR = tuple(CHOICES.index(one) for one in ("second", "first", "tie", "both ba
 """Which of the two answers a task names first is nobody's doing, and people see them in random
 order: what is found must not depend on it."""
 
+TIE: Choice = "tie"
+
 Votes = dict[str, dict[str, Label]]
 """By task, then by annotator."""
 
@@ -185,9 +187,9 @@ def _model(
         if gold in CHOICES:
             known[item] = CHOICES.index(gold)
         for name, one in sorted(votes[key].items()):
-            choice = choice_of(one)
-            if choice in CHOICES:
-                cast.append(Vote(item, place[name], CHOICES.index(choice)))
+            said = choice_of(one)
+            if said in CHOICES:
+                cast.append(Vote(item, place[name], CHOICES.index(said)))
     if not cast:
         return None, {}
     model = dawid_skene(cast, len(CHOICES), known=known, mirror=MIRROR)
@@ -195,11 +197,11 @@ def _model(
     for item, key in enumerate(keys):
         best = float(model.posterior[item].max())
         # two choices that are equally likely are a tie, not the one that is named first
-        likeliest = [
-            c for c, p in zip(CHOICES, model.posterior[item], strict=True) if best - p < 1e-9
+        row = map(float, model.posterior[item])
+        likeliest: list[Choice] = [
+            choice for choice, p in zip(CHOICES, row, strict=True) if best - p < 1e-9
         ]
-        choice: Choice = likeliest[0] if len(likeliest) == 1 else "tie"
-        found[key] = choice, best
+        found[key] = likeliest[0] if len(likeliest) == 1 else TIE, best
     return model, found
 
 

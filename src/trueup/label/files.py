@@ -183,7 +183,9 @@ def _written(rows: list[dict[str, str]], form: Format) -> str:
     if form == "jsonl":
         return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     drawn = io.StringIO()
-    writer = csv.DictWriter[str](drawn, COLUMNS, lineterminator="\r\n", quoting=csv.QUOTE_ALL)
+    writer: csv.DictWriter[str] = csv.DictWriter(
+        drawn, COLUMNS, lineterminator="\r\n", quoting=csv.QUOTE_ALL
+    )
     writer.writeheader()
     writer.writerows({name: _guarded(cell) for name, cell in row.items()} for row in rows)
     return drawn.getvalue()

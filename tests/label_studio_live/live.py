@@ -67,7 +67,7 @@ def test_webhooks_bring_votes_as_they_are_made(
         body = {"result": [choices("tie")]}
         world.call(world.bob, "PATCH", f"/api/annotations/{made}/", body)
         until(lambda: said(store) == {("0", "bob@example.org"): "tie"})
-        assert pull(store, config.label_studio, server)[1:4] == (0, 1, 0)
+        assert pull(store, server)[1:4] == (0, 1, 0)
         world.call(world.bob, "DELETE", f"/api/annotations/{made}/")
         until(lambda: said(store) == {})
         hooks = world.call(world.ann, "GET", f"/api/webhooks/?project={project}")

@@ -133,7 +133,7 @@ def the_way_there_and_back(world: World) -> None:
     annotate(world, world.ann, at[6], was_cancelled=True)
     annotate(world, world.ann, at[7], note("no idea"))
 
-    done = pull(store, config.label_studio, server)
+    done = pull(store, server)
     assert (done.seen, done.new, done.known, done.withdrawn) == (9, 6, 0, 0)
     assert done.skipped == {"contradicts itself": 1, "skipped by the annotator": 1, "no vote": 1}
     expected = {
@@ -146,17 +146,17 @@ def the_way_there_and_back(world: World) -> None:
     }
     assert said(store) == expected
     assert [one.comment for one in store.each(Label, annotator="bob@example.org")] == ["=no"]
-    again = pull(store, config.label_studio, server)
+    again = pull(store, server)
     assert (again.new, again.known, again.withdrawn) == (0, 6, 0)
 
     path = f"/api/annotations/{ids[1]}/"
     world.call(world.ann, "PATCH", path, {"result": [choices(key_of(at[1], "bad"))]})
     world.call(world.ann, "DELETE", f"/api/annotations/{ids[0]}/")
-    third = pull(store, config.label_studio, server)
+    third = pull(store, server)
     assert (third.new, third.withdrawn) == (1, 1)
     assert said(store)["1", "Ann"] == "second"
     assert ("0", "Ann") not in said(store)
-    assert pull(store, config.label_studio, server)[1:4] == (0, 5, 0)
+    assert pull(store, server)[1:4] == (0, 5, 0)
     assert len(settle(store, config).written) == 5
     store.close()
 

@@ -1,7 +1,6 @@
 """`trueup label-studio`: tasks to a Label Studio server, votes back."""
 
 import ipaddress
-import os
 
 import click
 
@@ -26,7 +25,7 @@ def push(ctx: click.Context, as_json: bool) -> None:
 
     project = open_project(ctx)
     config = project.config.label
-    done = connector.push(project.store, config, connector.LabelStudio(config.label_studio))
+    done = connector.push(project.store, config, connector.connect(config))
     if as_json:
         emit(done._asdict())
         return
@@ -43,8 +42,8 @@ def pull(ctx: click.Context, as_json: bool) -> None:
     from trueup.label import label_studio as connector
 
     project = open_project(ctx)
-    config = project.config.label.label_studio
-    done = connector.pull(project.store, config, connector.LabelStudio(config))
+    config = project.config.label
+    done = connector.pull(project.store, connector.connect(config))
     if as_json:
         emit(done._asdict())
         return
@@ -65,18 +64,11 @@ def pull(ctx: click.Context, as_json: bool) -> None:
 def serve_webhook(ctx: click.Context, host: str, port: int, url: str | None, public: bool) -> None:
     """Take annotations as they are made. The secret comes from LABEL_STUDIO_WEBHOOK_SECRET."""
     from trueup.label import label_studio as connector
-    from trueup.label.webhook import serve
+    from trueup.label.webhook import secret_of, serve
 
     project = open_project(ctx)
-    config = project.config.label.label_studio
-    secret = os.environ.get(config.webhook_secret_env, "").strip()
-    if len(secret) < 16:
-        raise ConfigError(
-            "A webhook needs a secret, or anybody could vote",
-            got=f"{len(secret)} characters in {config.webhook_secret_env}",
-            expected="at least 16",
-            next=f"export {config.webhook_secret_env}=$(openssl rand -hex 24)",
-        )
+    config = project.config.label
+    secret = secret_of(config.label_studio)
     if not _is_loopback(host) and not public:
         raise ConfigError(
             "This would listen beyond this machine",
@@ -84,7 +76,7 @@ def serve_webhook(ctx: click.Context, host: str, port: int, url: str | None, pub
             expected="a loopback address",
             next="put a proxy with TLS in front, or say --public",
         )
-    server = connector.LabelStudio(config)
+    server = connector.connect(config)
     number = server.project()
 
     def ready(address: str) -> None:

@@ -26,7 +26,17 @@ from trueup.label.weigh import weigh
 from trueup.records import Label, ReviewTask
 from trueup.store import Store
 
-__all__ = ["TEMPLATE", "LabelStudio", "Pulled", "Pushed", "pull", "push", "take", "withdraw"]
+__all__ = [
+    "TEMPLATE",
+    "LabelStudio",
+    "Pulled",
+    "Pushed",
+    "connect",
+    "pull",
+    "push",
+    "take",
+    "withdraw",
+]
 
 TEMPLATE = """<View>
   <Style>.two {display: flex; gap: 1em} .two > * {flex: 1} .htx-text {white-space: pre-wrap}</Style>
@@ -77,6 +87,11 @@ class Pulled(NamedTuple):
     skipped: dict[str, int]
 
 
+def connect(config: LabelConfig) -> "LabelStudio":
+    """The server that the settings name."""
+    return LabelStudio(config.label_studio)
+
+
 # --- both ways ------------------------------------------------------------------------------------
 
 
@@ -97,7 +112,7 @@ def push(store: Store, config: LabelConfig, server: "LabelStudio") -> Pushed:
     return Pushed(project, len(new), len(asked) - len(new))
 
 
-def pull(store: Store, config: LabelStudioConfig, server: "LabelStudio") -> Pulled:
+def pull(store: Store, server: "LabelStudio") -> Pulled:
     """Turn every annotation of the project into a vote.
 
     Writes:  one vote an annotation that is new or was edited, and one that withdraws where an

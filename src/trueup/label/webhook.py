@@ -7,6 +7,7 @@ the store. What is lost on the way, since nobody calls twice, the next `pull` fi
 import asyncio
 import hmac
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,14 +15,33 @@ from contextlib import contextmanager, suppress
 from aiohttp import web
 
 from trueup.errors import ConfigError, TrueupError
+from trueup.label.config import LabelStudioConfig
 from trueup.label.label_studio import SECRET_HEADER, LabelStudio, take
 from trueup.store import Store
 
-__all__ = ["running", "serve"]
+__all__ = ["running", "secret_of", "serve"]
 
 MAX_BODY = 1 << 22
+MIN_SECRET = 16  # characters
 
 Ready = Callable[[str], object]
+
+
+def secret_of(config: LabelStudioConfig) -> str:
+    """What webhooks must bring along, from the environment.
+
+    Raises:
+        ConfigError: there is none, or it is too short to be one.
+    """
+    secret = os.environ.get(config.webhook_secret_env, "").strip()
+    if len(secret) < MIN_SECRET:
+        raise ConfigError(
+            "A webhook needs a secret, or anybody could vote",
+            got=f"{len(secret)} characters in {config.webhook_secret_env}",
+            expected=f"at least {MIN_SECRET}",
+            next=f"export {config.webhook_secret_env}=$(openssl rand -hex 24)",
+        )
+    return secret
 
 
 def serve(

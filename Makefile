@@ -4,13 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help setup quickstart test test-vllm lint docs bench bench-import bench-train bench-online \
-	bench-gateway bench-vectors science clean
+.PHONY: help setup quickstart test test-vllm test-label-studio lint docs bench bench-import \
+	bench-train bench-online bench-gateway bench-vectors science clean
 
 help:
 	@echo "make quickstart   set up, then turn the loop once on a real model"
 	@echo "make test         set up, then run the tests"
 	@echo "make test-vllm    the same against a real vLLM server on the CPU (3.5 GB to install)"
+	@echo "make test-label-studio  labels out and back with a real Label Studio (1 GB to install)"
 	@echo "make lint         ruff and pyright"
 	@echo "make docs         write the generated pages again"
 	@echo "make bench        measure (slow; results go into LOG.md)"
@@ -52,6 +53,17 @@ $(VLLM_VENV)/.ready: tests/vllm_live/requirements.txt
 test-vllm: setup $(VLLM_VENV)/.ready
 	OMP_NUM_THREADS=1 TRUEUP_VLLM_PYTHON=$(VLLM_VENV)/bin/python $(BIN)/python -m pytest -s tests/vllm_live/live.py
 
+# a server of its own again: it pins half of the Python world
+STUDIO_VENV := .venv-label-studio
+$(STUDIO_VENV)/.ready: tests/label_studio_live/requirements.txt
+	$(PYTHON) -m venv $(STUDIO_VENV)
+	$(STUDIO_VENV)/bin/pip install --quiet --disable-pip-version-check --requirement tests/label_studio_live/requirements.txt
+	touch $@
+
+# starts a Label Studio on loopback, runs the live tests, writes down its answers, stops it
+test-label-studio: setup $(STUDIO_VENV)/.ready
+	OMP_NUM_THREADS=1 TRUEUP_LABEL_STUDIO_PYTHON=$(STUDIO_VENV)/bin/python $(BIN)/python -m pytest -s tests/label_studio_live/live.py
+
 lint: setup
 	$(BIN)/ruff check src tests examples docs benchmarks
 	$(BIN)/ruff format --check src tests examples docs benchmarks
@@ -84,4 +96,4 @@ science: setup
 	$(BIN)/python benchmarks/science/run.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) .venv-ppo .venv-litellm quickstart build src/*.egg-info
+	rm -rf $(VENV) $(VLLM_VENV) $(STUDIO_VENV) .venv-ppo .venv-litellm quickstart build src/*.egg-info

@@ -18,6 +18,7 @@ from trueup.records import (
     Label,
     PreferencePair,
     Release,
+    ReviewTask,
 )
 
 __all__ = ["init", "open_project", "status"]
@@ -73,6 +74,7 @@ def status(ctx: click.Context, as_json: bool) -> None:
     counts = {kind.tag: store.count(kind) for kind in kinds}
     counts["flags raised"] = store.count(Flag, raised=True)
     counts["with a vector"] = _embedded(project)
+    counts |= _tasks(project)
     champion, releases = store.champion(), store.all(Release)
     lost = sum(one.lost for one in crashes(store))
     if as_json:
@@ -107,6 +109,16 @@ def _embedded(project: Project) -> int:
         )
     except TrueupError:  # a damaged index must not hide where the loop stands
         return 0
+
+
+def _tasks(project: Project) -> dict[str, int]:
+    """Tasks by what they wait for, where people were asked anything."""
+    if not project.store.count(ReviewTask):
+        return {}
+    from trueup import label
+
+    found = label.weigh(project.store, project.config.label)
+    return {"tasks waiting": len(found.waiting), "tasks unsettled": len(found.unsettled)}
 
 
 def _why(release: Release) -> str:

@@ -1,16 +1,45 @@
 """Who labels, and how many answers they compare."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from trueup.config import StageConfig
+from trueup.config import OPERATIONAL, StageConfig, no_password
 from trueup.judges.config import AuditConfig, EndpointConfig
 
-__all__ = ["PEOPLE", "LabelConfig"]
+__all__ = ["PEOPLE", "LabelConfig", "LabelStudioConfig"]
 
 PEOPLE = "people"
 """The setting `label.judge` that asks nobody but people."""
+
+
+class LabelStudioConfig(StageConfig):
+    """A Label Studio server where people label. Its token comes from the environment alone."""
+
+    url: Annotated[str, AfterValidator(no_password), OPERATIONAL] = "http://127.0.0.1:8080"
+    """Where the server is, without `/api`."""
+
+    project: str = Field(default="trueup", min_length=3, max_length=50)
+    """Title of the project there; it is made where there is none."""
+
+    api_key_env: Annotated[str, OPERATIONAL] = "LABEL_STUDIO_API_KEY"
+    """Name of the environment variable that holds the token: a personal access token, or a legacy
+    one."""
+
+    webhook_secret_env: Annotated[str, OPERATIONAL] = "LABEL_STUDIO_WEBHOOK_SECRET"
+    """Name of the environment variable that holds what webhooks must bring along."""
+
+    annotators: dict[str, str] = Field(default={})
+    """Names for accounts there, by e-mail address; an account that is not named is its address."""
+
+    batch_size: Annotated[int, OPERATIONAL] = Field(default=100, ge=1, le=1000)
+    """Tasks a request, both ways."""
+
+    timeout_s: Annotated[float, OPERATIONAL] = Field(default=60.0, gt=0)
+    """Patience with one answer."""
+
+    max_retries: Annotated[int, OPERATIONAL] = Field(default=4, ge=0)
+    """Further tries where the server is busy or out of reach."""
 
 
 class LabelConfig(StageConfig):
@@ -67,3 +96,6 @@ class LabelConfig(StageConfig):
     min_gold_votes: int = Field(default=5, ge=1)
     """Gold questions an annotator must have answered before `min_gold_accuracy` is asked of
     them."""
+
+    label_studio: LabelStudioConfig = LabelStudioConfig()
+    """Where people label if not on the review page."""

@@ -24,6 +24,8 @@ MIRROR = tuple(CHOICES.index(one) for one in ("second", "first", "tie", "both ba
 """Which of the two answers a task names first is nobody's doing, and people see them in random
 order: what is found must not depend on it."""
 
+TIE: Choice = "tie"
+
 Votes = dict[str, dict[str, Label]]
 """By task, then by annotator."""
 
@@ -92,6 +94,14 @@ class Weighed:
         ]
         return [self.tasks[key] for _, key in sorted(doubtful)]
 
+    def open_to(self, annotator: str) -> list[ReviewTask]:
+        """What to ask this annotator: tasks that wait or are unsettled, and gold questions, without
+        those they have voted on; in the order of their hashes, so that no kind stands out."""
+        asked = [*self.waiting, *self.unsettled]
+        asked += [one for one in self.tasks.values() if one.gold is not None]
+        left = [one for one in asked if annotator not in self.votes.get(one.id, ())]
+        return sorted(left, key=lambda one: one.id)
+
     def alpha(self) -> Interval | None:
         """Krippendorff's alpha of everybody whose votes count, over tasks that are no gold
         questions."""
@@ -157,10 +167,10 @@ def _fails(mark: GoldMark, config: LabelConfig) -> bool:
 
 def _majority(by: Mapping[str, Label]) -> tuple[Choice, float]:
     """What most say and their share; a draw is a tie, with the share of one side."""
-    counts = Counter(choice for one in by.values() if (choice := choice_of(one)))
+    counts = Counter[Choice](choice for one in by.values() if (choice := choice_of(one)))
     (choice, most), *others = counts.most_common(2)
     if others and others[0][1] == most:
-        choice = "tie"
+        return "tie", most / len(by)
     return choice, most / len(by)
 
 
@@ -177,20 +187,21 @@ def _model(
         if gold in CHOICES:
             known[item] = CHOICES.index(gold)
         for name, one in sorted(votes[key].items()):
-            choice = choice_of(one)
-            if choice in CHOICES:
-                cast.append(Vote(item, place[name], CHOICES.index(choice)))
+            said = choice_of(one)
+            if said in CHOICES:
+                cast.append(Vote(item, place[name], CHOICES.index(said)))
     if not cast:
         return None, {}
     model = dawid_skene(cast, len(CHOICES), known=known, mirror=MIRROR)
-    found = {}
+    found = dict[str, tuple[Choice, float]]()
     for item, key in enumerate(keys):
         best = float(model.posterior[item].max())
         # two choices that are equally likely are a tie, not the one that is named first
-        likeliest = [
-            c for c, p in zip(CHOICES, model.posterior[item], strict=True) if best - p < 1e-9
+        row = map(float, model.posterior[item])
+        likeliest: list[Choice] = [
+            choice for choice, p in zip(CHOICES, row, strict=True) if best - p < 1e-9
         ]
-        found[key] = (likeliest[0] if len(likeliest) == 1 else "tie", best)
+        found[key] = likeliest[0] if len(likeliest) == 1 else TIE, best
     return model, found
 
 

@@ -90,7 +90,7 @@ def dawid_skene(
         prior = _tied(posterior.sum(axis=0) + common, flip)
         prior /= prior.sum()
         counts = np.zeros((num_annotators, num_classes, num_classes))
-        np.add.at(counts, (annotator, slice(None), label), posterior[item])
+        np.add.at(counts.transpose(0, 2, 1), (annotator, label), posterior[item])
         confusion = _normalized(_tied(counts + extra, flip))
 
         # E: classes of items, given those

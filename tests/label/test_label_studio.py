@@ -1,0 +1,211 @@
+"""The connector against what a real Label Studio 1.23.2 answered, and against servers that fail.
+
+`make test-label-studio` runs the same scenarios on the real thing and writes the answers down.
+"""
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from label_studio_live.scenarios import KEY, SCENARIOS, World, said, task
+from label_studio_live.wire import RECORDED, Answer, replaying, serving
+from trueup.errors import ConfigError, UpstreamError
+from trueup.label import LabelConfig, webhook
+from trueup.label import label_studio as connector
+from trueup.label.label_studio import SECRET_HEADER, LabelStudio, push
+from trueup.records import Label
+from trueup.store import Store
+
+SECRET = "a secret of the test"
+LEGACY = "0" * 40
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = Store(tmp_path)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token for every test, and no long waits between tries."""
+    monkeypatch.setenv(KEY, LEGACY)
+    monkeypatch.setattr(connector, "MAX_WAIT_S", 0.01)
+
+
+def settings(url: str, **more: object) -> LabelConfig:
+    studio = {"url": url, "max_retries": 2, "timeout_s": 5, **more}
+    return LabelConfig.model_validate({"judge": "people", "label_studio": studio})
+
+
+def server(url: str, **more: object) -> LabelStudio:
+    return LabelStudio(settings(url, **more).label_studio)
+
+
+# --- what a real one answered ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_scenario(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with replaying(name) as url:
+        SCENARIOS[name](World(url, LEGACY, "1" * 40, "e.y.J", tmp_path, monkeypatch))
+
+
+def post(address: str, body: bytes, secret: str = SECRET) -> tuple[int, str]:
+    headers = {SECRET_HEADER: secret, "Content-Type": "application/json"}
+    asked = urllib.request.Request(f"{address}/label-studio", body, headers)
+    try:
+        with urllib.request.urlopen(asked) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def users(method: str, path: str, *_: object) -> Answer:
+    """Bob is the second account of the recorded server."""
+    people = [{"id": 1, "email": "ann@example.org"}, {"id": 2, "email": "bob@example.org"}]
+    return Answer(200, json.dumps(people).encode())
+
+
+def test_what_a_real_server_sends_to_a_webhook_becomes_votes(store: Store) -> None:
+    """Made, edited, deleted, each sent twice; then one with a wrong secret."""
+    store.add(task(0))
+    sent = json.loads((RECORDED / "webhooks.json").read_text())
+    bodies = [json.dumps(one["request"]).encode() for one in sent if one["status"] == 200]
+    assert [one["request"]["action"] for one in sent if one["status"] == 200] == [
+        "ANNOTATION_CREATED",
+        "ANNOTATION_UPDATED",
+        "ANNOTATIONS_DELETED",
+    ]
+    project = sent[0]["request"]["project"]["id"]
+    with serving(users) as url, webhook.running(store, server(url), project, SECRET) as address:
+        found = []
+        for body in bodies:
+            assert post(address, body, "another secret of the test")[0] == 401
+            assert [post(address, body)[1] for _ in range(2)][1] == '{"became": "known"}'
+            found.append(said(store))
+    bob = ("0", "bob@example.org")
+    assert found == [{bob: "first"}, {bob: "tie"}, {}]
+    assert store.count(Label) == 3
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "became"),
+    [
+        (b"{", 400, "not a JSON object"),
+        (b"[]", 400, "not a JSON object"),
+        (b"[" * 100_000, 400, "not a JSON object"),
+        (b"{}", 200, "another project"),
+        (b'{"project": {"id": 7}}', 200, "no annotation"),
+        (b'{"project": {"id": 7}, "action": "ANNOTATIONS_DELETED"}', 200, "known"),
+        (b'{"project": {"id": 7}, "annotation": {}, "task": {"data": 3}}', 200, "unknown task"),
+        (b"x" * (1 << 23), 413, ""),
+    ],
+    ids=range(8),
+)
+def test_nonsense_at_the_webhook_writes_nothing(
+    store: Store, body: bytes, status: int, became: str
+) -> None:
+    with webhook.running(store, server("http://127.0.0.1:9"), 7, SECRET) as address:
+        try:
+            got = post(address, body)
+        except urllib.error.URLError:  # a server may hang up on a body that is too large
+            got = (413, "")
+    assert got[0] == status
+    assert became in got[1]
+    assert store.count(Label) == 0
+
+
+# --- servers that fail ----------------------------------------------------------------------------
+
+PROJECT = {"results": [{"id": 3, "title": "trueup", "label_config": '"vote" $answer_1 $answer_2'}]}
+
+
+def test_a_busy_server_is_asked_again(store: Store) -> None:
+    asked = []
+
+    def busy(method: str, path: str, *_: object) -> Answer:
+        asked.append(path)
+        if len(asked) < 3:
+            return Answer((429, 503)[len(asked) % 2], b"", {"Retry-After": "0"})
+        return Answer(200, json.dumps(PROJECT).encode())
+
+    with serving(busy) as url:
+        assert server(url).project() == 3
+    assert len(asked) == 3
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "error", "says"),
+    [
+        (503, b"<html>busy</html>", UpstreamError, "503: a page in place of JSON"),
+        (500, b'{"detail": "boom"}', UpstreamError, "500: boom"),
+        (200, b"<html>", UpstreamError, "did not answer"),
+        (404, b'{"detail": "Not found."}', UpstreamError, "404: Not found."),
+        (401, b'{"detail": "Invalid token."}', ConfigError, "401: Invalid token."),
+        (403, b"no", ConfigError, "403: no"),
+    ],
+)
+def test_what_went_wrong_is_said_without_the_token(
+    status: int, body: bytes, error: type[Exception], says: str
+) -> None:
+    with serving(lambda *_: Answer(status, body)) as url, pytest.raises(error) as found:
+        server(url).project()
+    assert says in str(found.value)
+    assert "Next: " in str(found.value)
+    assert LEGACY not in str(found.value)
+
+
+def test_a_server_out_of_reach_is_said() -> None:
+    with pytest.raises(UpstreamError, match=r"did not answer GET /api/projects/.*label_studio.url"):
+        server("http://127.0.0.1:9").project()
+
+
+def test_the_token_does_not_follow_a_redirect() -> None:
+    seen = []
+
+    def thief(*asked: object) -> Answer:
+        seen.append(asked)
+        return Answer(200, json.dumps(PROJECT).encode())
+
+    with serving(thief) as other:
+        moved = Answer(302, b"", {"Location": other + "/api/projects/"})
+        with serving(lambda *_: moved) as url, pytest.raises(UpstreamError, match="302"):
+            server(url).project()
+    assert seen == []
+
+
+def test_without_a_token_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(KEY)
+    with pytest.raises(ConfigError, match="no LABEL_STUDIO_API_KEY in the environment"):
+        server("http://127.0.0.1:9")
+
+
+def test_a_batch_whose_answer_was_lost_is_not_sent_twice(store: Store) -> None:
+    """The server takes the tasks and then breaks; what is there is looked at before sending on."""
+    store.add_all(task(n) for n in range(5))
+    there: list[dict] = []
+
+    def forgetful(method: str, path: str, body: bytes, _: object) -> Answer:
+        if "/import" in path:
+            sent = json.loads(body)
+            there.extend(sent[: len(sent) - 1] if len(there) < 2 else sent)
+            return Answer(502, b"") if len(there) < 4 else Answer(201, b"{}")
+        if "/api/tasks" in path:
+            page = int(path.partition("page=")[2].partition("&")[0]) - 1
+            size = int(path.partition("page_size=")[2].partition("&")[0])
+            some = there[page * size : (page + 1) * size]
+            return Answer(200, json.dumps({"tasks": some, "total": len(there)}).encode())
+        return Answer(200, json.dumps(PROJECT).encode())
+
+    with serving(forgetful) as url:
+        config = settings(url, batch_size=3)
+        assert push(store, config, LabelStudio(config.label_studio)).new == 5
+        assert push(store, config, LabelStudio(config.label_studio)).new == 0
+    ids = [one["data"]["task_id"] for one in there]
+    assert sorted(ids) == sorted(task(n).id for n in range(5))

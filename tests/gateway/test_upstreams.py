@@ -95,12 +95,15 @@ def test_who_took_the_request_is_not_passed_over(open_gateway, run_app, raw_serv
         num_asked.append(1)
         caller.close()
 
-    with run_app(named("b", "m")) as b, raw_server(take_and_drop) as a:
-        with open_gateway(None, upstreams=({"url": a}, {"url": b})) as gateway:
-            with pytest.raises(openai.InternalServerError) as caught:
-                ask(gateway, "m")
-            assert caught.value.status_code == 502 and len(num_asked) == 1
-            assert [one.error for one in gateway.interactions()] == ["upstream unreachable"]
+    with (
+        run_app(named("b", "m")) as b,
+        raw_server(take_and_drop) as a,
+        open_gateway(None, upstreams=({"url": a}, {"url": b})) as gateway,
+    ):
+        with pytest.raises(openai.InternalServerError) as caught:
+            ask(gateway, "m")
+        assert caught.value.status_code == 502 and len(num_asked) == 1
+        assert [one.error for one in gateway.interactions()] == ["upstream unreachable"]
 
 
 def test_the_single_upstream_answers_for_what_the_list_does_not(open_gateway, run_app) -> None:

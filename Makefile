@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help setup quickstart test test-vllm lint docs bench bench-train bench-online bench-gateway science clean
+.PHONY: help setup quickstart test test-vllm lint docs bench bench-train bench-online bench-import bench-gateway science clean
 
 help:
 	@echo "make quickstart   set up, then turn the loop once on a real model"
@@ -13,6 +13,7 @@ help:
 	@echo "make lint         ruff and pyright"
 	@echo "make docs         write the generated pages again"
 	@echo "make bench        measure (slow; results go into LOG.md)"
+	@echo "make bench-import measure 'trueup import' beside json.loads and the store alone (a minute)"
 	@echo "make bench-train  measure training beside TRL (slow; ARGS='--quick' for a minute)"
 	@echo "make bench-online measure drawing, scoring and PPO beside transformers and TRL (the same)"
 	@echo "make bench-gateway what the gateway adds to a request, beside LiteLLM (the same)"
@@ -59,6 +60,9 @@ docs: setup
 
 bench: setup
 	$(BIN)/trueup quickstart --folder bench --json
+
+bench-import: setup
+	$(BIN)/python benchmarks/import.py $(ARGS)
 
 bench-train: setup
 	$(BIN)/python benchmarks/train.py $(ARGS)

@@ -227,8 +227,9 @@ def test_what_cannot_be_scrubbed_is_not_written_and_its_text_is_not_logged(store
 
     recorder = Recorder(store, CaptureConfig(), scrub=scrub)
     recorder.record(interaction("a", user="ann"), interaction("b", "My card is 4711", user="ann"))
-    kept = recorder.keep([interaction("c", "4711"), interaction("d", user="bob")])
-    assert len(kept) == 1 and recorder.flush(60)
+    kept = recorder.keep([[interaction("c", "4711")], [interaction("d", user="bob")]])
+    assert [one.skipped for one in kept] == ["scrub", ""] and recorder.flush(60)
+    assert kept[1].ids == tuple(one.id for one in store.all(Interaction, request_id="d"))
     assert {one.request_id for one in store.all(Interaction)} == {"a", "d"}
     assert {one.user for one in store.all(Interaction)} == {"u-hash"}
     assert recorder.reasons["failed", "scrub"] == 2 and "4711" not in caplog.text

@@ -138,6 +138,19 @@ def test_the_tenant_is_kept_and_the_key_shows_nowhere(guarded, capfd) -> None:
     assert "Hello?" not in "".join(lines)
 
 
+def test_mirrored_traffic_has_the_tenant_of_its_key(open_gateway) -> None:
+    keys = ({"name": "m", "tenant": "green", "scopes": ["capture"], "sha256": digest(ALL)},)
+    entry = {
+        "request": {"model": "m", "messages": HELLO},
+        "response": {"choices": [{"index": 0, "message": {"content": "Hi."}}]},
+    }
+    with open_gateway(None, upstream="http://127.0.0.1:9", keys=keys) as gateway:
+        assert gateway.http.post("/v1/capture", json=entry).status_code == 401
+        headers = {"Authorization": f"Bearer {ALL}"}
+        assert gateway.http.post("/v1/capture", json=entry, headers=headers).status_code == 200
+        assert [one.tenant for one in gateway.interactions()] == ["green"]
+
+
 def wait_for_log(capfd, number: int) -> list[str]:
     said, deadline = "", time.monotonic() + 30
     while said.count("\n") < number and time.monotonic() < deadline:

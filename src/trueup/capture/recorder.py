@@ -50,11 +50,12 @@ _log = logging.getLogger(__name__)
 
 
 class Kept(NamedTuple):
-    """What became of an interaction whose sender waits."""
+    """What became of a request whose sender waits."""
 
-    id: str
+    ids: tuple[str, ...]
+    """Of its interactions; they are on disk unless `skipped` says why not."""
     skipped: str
-    """`rate` or `rule` where it was left out; empty where it is on disk."""
+    """`rate`, `rule`, or `scrub` where it could not be scrubbed; empty where it was kept."""
 
 
 class _Item(NamedTuple):
@@ -134,34 +135,32 @@ class Recorder:
         """
         self._store.add(feedback)
 
-    def keep(self, interactions: Sequence[Interaction], *, route: str = "") -> list[Kept]:
-        """Write interactions by the same rules, scrubbed likewise; they are on disk when this
-        returns. What fails alone (to be scrubbed, say) is left out of the answer and counted.
+    def keep(self, requests: Sequence[Sequence[Interaction]], *, route: str = "") -> list[Kept]:
+        """Write the interactions of requests (one a choice) by the same rules, scrubbed likewise;
+        they are on disk when this returns, in one transaction.
 
         Raises:
             StorageError: they could not be written.
         """
-        with self._lock:
-            self._sent += len(interactions)
         kept: list[Kept] = []
         wanted: list[Interaction] = []
-        for one in interactions:
-            left = why_left_out(self._config, one, route)
+        for group in requests:
+            if not self._admit(group, route, 0):
+                left = why_left_out(self._config, group[0], route) or ""
+                kept.append(Kept(tuple(one.id for one in group), left))
+                continue
             with self._lock:
-                if left == "rate":
-                    self._recall.hold((one,))
-                if left:
-                    self._counts["skipped", left] += 1
-                    kept.append(Kept(one.id, left))
-            if not left and (clean := self._scrubbed(one)):
-                wanted.append(clean)
+                self._sent += len(group)
+            clean = [one for one in map(self._scrubbed, group) if one]
+            wanted += clean
+            kept.append(Kept(tuple(one.id for one in clean), "" if clean else "scrub"))
         try:
             self._store.add_all(wanted)
         except Exception:
             self._count("failed", "storage", len(wanted))
             raise
         self._count("captured", "", len(wanted))
-        return kept + [Kept(one.id, "") for one in wanted]
+        return kept
 
     def recall(self, name: str) -> list[Interaction]:
         """Bring in a request that the rate had left out; it is on disk when this returns.

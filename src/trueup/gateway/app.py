@@ -3,6 +3,7 @@
     POST /v1/chat/completions    the local model, or an upstream
     GET  /v1/models              likewise
     POST /v1/feedback            always here
+    POST /v1/capture, /v1/traces always here: traffic that others answered
     GET  /health, /metrics       always here
     GET  /openapi.json           always here
     *    /v1/…                   an upstream, if there is one
@@ -33,7 +34,9 @@ from trueup.gateway.front import Front
 from trueup.gateway.keys import Keys
 from trueup.gateway.local import LocalChat
 from trueup.gateway.metrics import MetricsRoute
+from trueup.gateway.mirror import MirrorRoute
 from trueup.gateway.openapi import describe
+from trueup.gateway.otlp import TracesRoute
 from trueup.gateway.proxy import Proxy
 from trueup.judges import resolve
 from trueup.judges.audit import check_audited
@@ -69,6 +72,8 @@ def create_app(
     routes = [
         Route("/v1/feedback", FeedbackRoute(store, recorder).post, methods=["POST"]),
         Route("/health", _Health(serve, recorder, engine, proxy).get, methods=["GET"]),
+        Route("/v1/capture", MirrorRoute(recorder).post, methods=["POST"]),
+        Route("/v1/traces", TracesRoute(recorder).post, methods=["POST"]),
         Route("/metrics", MetricsRoute(recorder).get, methods=["GET"]),
         Route("/openapi.json", _description, methods=["GET"]),
     ]

@@ -185,7 +185,8 @@ class _Answer:
                     latency_ms=latency_ms,
                 )
                 for i, completion in enumerate(answer.result())
-            ]
+            ],
+            route="/v1/chat/completions",
         )
 
     async def _events(

@@ -131,7 +131,7 @@ def open_gateway(store: Store) -> Callable[..., object]:
         engine: Engine | None, *, rate: float = 1.0, api_key: str = "none", **serve: object
     ) -> Iterator[Gateway]:
         config = ServeConfig(**serve)
-        app = create_app(store, config, CaptureConfig(rate=rate), engine)
+        app = create_app(store, config, CaptureConfig(rate=rate, retry_s=1), engine)
         with (
             running(app, config) as url,
             OpenAI(base_url=f"{url}/v1", api_key=api_key, max_retries=0, timeout=60) as client,

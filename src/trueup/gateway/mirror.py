@@ -19,8 +19,8 @@ from trueup.capture import Recorder
 from trueup.capture.openai_form import Sender, read_interactions
 from trueup.capture.shapes import Skip
 from trueup.gateway.body import read_body
-from trueup.gateway.keys import tenant_of
 from trueup.gateway.errors import RequestError
+from trueup.gateway.keys import tenant_of
 from trueup.records import Feedback, Interaction
 
 __all__ = ["MirrorRoute"]

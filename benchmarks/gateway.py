@@ -88,7 +88,7 @@ def wrk() -> str:
     return found
 
 
-def shoot(side: Side, folder: Path, case: tuple[int, bool], seconds: float) -> Shot:
+def shoot(side: Side, folder: Path, case: tuple[int, bool], seconds: int) -> Shot:
     """Load one side for so long.
 
     Raises:
@@ -99,7 +99,7 @@ def shoot(side: Side, folder: Path, case: tuple[int, bool], seconds: float) -> S
     script = folder / "load.lua"
     script.write_text(LUA % (side.key, f"[==[{body}]==]"))
     url = f"http://127.0.0.1:{side.port}/v1/chat/completions"
-    command = [wrk(), "-t1", f"-c{concurrency}", f"-d{seconds:g}s", "-s", str(script), url]
+    command = [wrk(), "-t1", f"-c{concurrency}", f"-d{seconds}s", "-s", str(script), url]
     done = subprocess.run(command, capture_output=True, text=True)
     told = re.search(r"RESULT (\d+) (\d+) (\d+) ([\d.]+) ([\d.]+)", done.stdout)
     if not told:
@@ -220,7 +220,7 @@ def write_litellm(folder: Path, upstream_port: int) -> Path:
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Start everybody, load them in turns, count what was kept."""
     key = f"sk-{secrets.token_hex(16)}"
-    seconds = args.seconds or (1.0 if args.quick else 8.0)
+    seconds = args.seconds or (1 if args.quick else 8)
     rounds = args.rounds or (1 if args.quick else 5)
     with_litellm = not (args.quick or args.no_litellm)
     with contextlib.ExitStack() as stack:
@@ -269,13 +269,13 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def load(
-    sides: list[Side], folder: Path, seconds: float, rounds: int
+    sides: list[Side], folder: Path, seconds: int, rounds: int
 ) -> dict[str, dict[tuple[int, bool], list[Shot]]]:
     """Every case of every side, in turns."""
     shots: dict[str, Any] = {side.name: {case: [] for case in CASES} for side in sides}
     for side in sides:
         for case in CASES[2:]:
-            shoot(side, folder, case, 1.0 if seconds < 2 else 2.0)  # to warm up, and not counted
+            shoot(side, folder, case, min(seconds, 2))  # to warm up, and not counted
     for at in range(rounds):
         for case in CASES:
             for side in sides:
@@ -373,7 +373,7 @@ def show(found: dict[str, Any]) -> None:
     """The table and the ratios."""
     machine = found["machine"]
     print(f"{machine['cpu']}, {machine['cores']} cores, commit {machine['commit']}")
-    print(f"medians of {found['rounds']} rounds of {found['seconds']:g} s\n")
+    print(f"medians of {found['rounds']} rounds of {found['seconds']} s\n")
     print(f"{'case':<13}{'side':<10}{'rate /s':>10}{'p50 ms':>9}{'p99 ms':>9}")
     for case in CASES:
         for name, of in found["sides"].items():
@@ -403,7 +403,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What the gateway adds to a request.")
     parser.add_argument("--quick", action="store_true", help="one short round, without LiteLLM")
     parser.add_argument("--rounds", type=int, help="rounds [5]")
-    parser.add_argument("--seconds", type=float, help="of load for each figure [8]")
+    parser.add_argument("--seconds", type=int, help="of load for each figure [8]")
     parser.add_argument("--no-litellm", action="store_true", help="the mock and trueup alone")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     args = parser.parse_args()

@@ -11,6 +11,7 @@ the records it was made from. "Why does the model say this?" is then a walk alon
 import hashlib
 import json
 from datetime import UTC, datetime
+from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -73,10 +74,16 @@ class _Grown(BaseModel):
     @model_serializer(mode="wrap")
     def _quiet_where_silent(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         said: dict[str, Any] = plain(self)
-        for name in self.later:
-            if getattr(self, name) == type(self).model_fields[name].default:
+        for name, default in _later_defaults(type(self)):
+            if getattr(self, name) == default:
                 said.pop(name, None)
         return said
+
+
+@cache
+def _later_defaults(kind: type[_Grown]) -> tuple[tuple[str, Any], ...]:
+    """Looked up once a class: capture asks for every record, several times."""
+    return tuple((name, kind.model_fields[name].default) for name in kind.later)
 
 
 # --- values: parts of records, with no life of their own -------------------------------------

@@ -1,9 +1,11 @@
 """A tiny taught model behind a real server on a real socket, and the real OpenAI client."""
 
+import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,10 +47,10 @@ class Gateway(NamedTuple):
 
 
 @contextmanager
-def running(app: Starlette) -> Iterator[str]:
+def running(app: Starlette, config: ServeConfig | None = None) -> Iterator[str]:
     """The app on a free port, in a thread; its address."""
     listening = listen(ServeConfig(port=0))
-    server = make_server(app)
+    server = make_server(app, config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     deadline = time.monotonic() + 60
@@ -60,6 +62,40 @@ def running(app: Starlette) -> Iterator[str]:
         server.should_exit = True
         thread.join(60)
         assert not thread.is_alive()
+
+
+@contextmanager
+def raw_upstream(answer: Callable[[socket.socket, bytes], None]) -> Iterator[str]:
+    """A server below HTTP: reads each request whole, then does with the socket what `answer` says;
+    its address."""
+    listening = socket.create_server(("127.0.0.1", 0), backlog=2048)
+
+    def serve(caller: socket.socket) -> None:
+        with caller, suppress(OSError):
+            request = b""
+            while b"\r\n\r\n" not in request:
+                request += caller.recv(65536)
+            head, _, body = request.partition(b"\r\n\r\n")
+            length = re.search(rb"content-length: (\d+)", head.lower())
+            while length and len(body) < int(length[1]):
+                body += caller.recv(65536)
+            answer(caller, head + b"\r\n\r\n" + body)
+
+    def accept() -> None:
+        with suppress(OSError):  # closed
+            while True:
+                threading.Thread(target=serve, args=(listening.accept()[0],), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        listening.close()
+
+
+@pytest.fixture(scope="session")
+def raw_server() -> Callable[..., object]:
+    return raw_upstream
 
 
 @pytest.fixture(scope="session")
@@ -91,11 +127,14 @@ def open_gateway(store: Store) -> Callable[..., object]:
     """Makes a gateway of settings: `with open_gateway(engine, rate=0.5) as gateway`."""
 
     @contextmanager
-    def gateway(engine: Engine | None, *, rate: float = 1.0, **serve: object) -> Iterator[Gateway]:
-        app = create_app(store, ServeConfig(**serve), CaptureConfig(rate=rate, retry_s=0.2), engine)
+    def gateway(
+        engine: Engine | None, *, rate: float = 1.0, api_key: str = "none", **serve: object
+    ) -> Iterator[Gateway]:
+        config = ServeConfig(**serve)
+        app = create_app(store, config, CaptureConfig(rate=rate, retry_s=0.2), engine)
         with (
-            running(app) as url,
-            OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60) as client,
+            running(app, config) as url,
+            OpenAI(base_url=f"{url}/v1", api_key=api_key, max_retries=0, timeout=60) as client,
             httpx.Client(base_url=url, timeout=60) as http,
         ):
             yield Gateway(url, client, http, store, app.state.recorder, engine)

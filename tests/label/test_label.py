@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from trueup import pair
 from trueup.errors import UnreadableVerdict, UpstreamError
 from trueup.judges import EndpointConfig
 from trueup.judges.scripted import ScriptedJudge, running
@@ -16,7 +17,7 @@ from trueup.label.run import BATCH
 from trueup.models.backbone import Backbone
 from trueup.models.stored import StoredModel
 from trueup.models.tiny import save_tiny
-from trueup.records import Completion, Feedback, Flag, Interaction, Label, Message
+from trueup.records import Completion, Feedback, Flag, Interaction, Label, Message, ToolCall
 from trueup.store import Store
 
 ODD = "poem"
@@ -161,3 +162,26 @@ def test_an_edit_is_a_label_by_a_person_and_is_written_once(
     ]
     assert label.scores == (1.0, 0.0)
     assert run(store, config, champion) == []
+
+
+def test_what_broke_off_or_called_tools_is_no_example(store: Store, backbone: Backbone) -> None:
+    call = ToolCall(name="weather", arguments="{}")
+    (plain,) = ask(store, 1)
+    prompt = (Message(role="user", content="Weather?"),)
+    others = [
+        Interaction(prompt=prompt, completion=Completion(text="Hal"), source="g", error="timeout"),
+        Interaction(prompt=prompt, completion=Completion(text="", tool_calls=(call,)), source="g"),
+        Interaction(prompt=prompt, completion=Completion(text="A."), source="g", tools=({"a": 1},)),
+        Interaction(
+            prompt=(*prompt, Message(role="tool", content="Rain.", tool_call_id="1")),
+            completion=Completion(text="It rains."),
+            source="g",
+        ),
+    ]
+    for one in others:
+        store.add(one, Flag(interaction_id=one.id, flagger="f", score=1, raised=True))
+        store.add(Feedback(interaction_id=one.id, edit="Better."))
+    config = LabelConfig(num_candidates=2, max_tokens=4)
+    run(store, config, StoredModel(store, backbone, None, role="champion"))
+    assert labelled(store) == [plain.id]
+    assert list(pair.traffic_prompts(store, pair.HeldOut([]))) == [plain.prompt]

@@ -4,9 +4,9 @@ Plain ASGI, in front of the routes. The routes that upstreams answer are called 
 the detour over the framework's routing.
 """
 
+import random
 import re
 import time
-import uuid
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Send
@@ -116,4 +116,4 @@ def _request_id(scope: AsgiScope) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and GOOD_ID.fullmatch(value):
             return value.decode()
-    return f"req_{uuid.uuid4().hex}"
+    return f"req_{random.getrandbits(96):024x}"  # no secret, and no call into the kernel

@@ -20,9 +20,10 @@ from trueup.capture.openai_form import Sender, read_interactions
 from trueup.capture.shapes import Skip
 from trueup.gateway.body import read_body
 from trueup.gateway.errors import RequestError
+from trueup.gateway.keys import tenant_of
 from trueup.records import Feedback, Interaction
 
-__all__ = ["MirrorRoute", "tenant_of"]
+__all__ = ["MirrorRoute"]
 
 ROUTE = "/v1/capture"
 FIELDS = {"request", "response", "request_id", "user", "tenant", "latency_ms", "error", "feedback"}
@@ -39,7 +40,7 @@ class MirrorRoute:
         take them now (then none was kept: send them again)."""
         body = await read_body(request)
         is_lines = "ndjson" in request.headers.get("content-type", "")
-        tenant = tenant_of(request)
+        tenant = tenant_of(request.scope)
         results = await asyncio.to_thread(self._keep, body, is_lines, tenant)
         captured = sum("ids" in one for one in results)
         skipped = sum("skipped" in one for one in results)
@@ -86,11 +87,6 @@ class MirrorRoute:
                 self._recorder.feedback(thumb)
                 results[place]["feedback_id"] = thumb.id
         return results
-
-
-def tenant_of(request: Request) -> str | None:
-    """Whose key the request came with, where keys are asked for."""
-    return getattr(request.state, "tenant", None)
 
 
 def _entries(body: bytes, is_lines: bool) -> list[Any]:

@@ -20,7 +20,7 @@ from trueup.capture.shapes import Skip
 from trueup.capture.spans import read_span
 from trueup.gateway.body import MAX_BODY_BYTES, read_body
 from trueup.gateway.errors import RequestError
-from trueup.gateway.mirror import tenant_of
+from trueup.gateway.keys import tenant_of
 from trueup.records import Interaction
 
 __all__ = ["TracesRoute"]
@@ -42,7 +42,7 @@ class TracesRoute:
         body = await read_body(request)
         packed = request.headers.get("content-encoding", "identity").strip().lower()
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        problems = await asyncio.to_thread(self._keep, body, packed, kind, tenant_of(request))
+        problems = await asyncio.to_thread(self._keep, body, packed, kind, tenant_of(request.scope))
         number = sum(problems.values())
         told = "; ".join(f"{why}: {count}" for why, count in problems.most_common(5))
         if kind == PROTOBUF:

@@ -2,7 +2,7 @@
 
 uvicorn waits for ever for the rest of a request's headers, and for a client that does not read
 its answer. A few thousand such clients are a server that answers nobody else, so here both have a
-limit.
+limit. And what an answer writes in one go, head and body, leaves in one packet.
 """
 
 import asyncio
@@ -15,6 +15,31 @@ __all__ = ["protocol"]
 MAX_HEADER_BYTES = 64 * 1024
 
 
+class _Corked:
+    """A transport whose writes of one moment go out together: one call into the kernel, not two."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._parts: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if not self._parts:
+            self._loop.call_soon(self._flush)
+        self._parts.append(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._parts:
+            data, self._parts = b"".join(self._parts), []
+            self._transport.write(data)
+
+
 class _Patient(HttpToolsProtocol):
     """uvicorn's, with an end to its patience."""
 
@@ -25,6 +50,7 @@ class _Patient(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
+        self.transport = _Corked(self.transport, self.loop)  # type: ignore[assignment]
         self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:

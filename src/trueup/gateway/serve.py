@@ -2,10 +2,12 @@
 
 import contextlib
 import errno
+import gc
 import ipaddress
 import os
 import resource
 import socket
+import sys
 
 import uvicorn
 from starlette.applications import Starlette
@@ -69,6 +71,7 @@ def make_server(app: Starlette, config: ServeConfig | None = None) -> uvicorn.Se
     """The server without its socket, for those who run it in a thread of their own."""
     config = config or ServeConfig()
     _allow_many_connections()
+    _favour_requests()
     return uvicorn.Server(
         uvicorn.Config(
             app,
@@ -76,6 +79,7 @@ def make_server(app: Starlette, config: ServeConfig | None = None) -> uvicorn.Se
             loop="uvloop" if os.name == "posix" else "auto",
             log_level=config.log_level,
             access_log=False,  # ours is written away from the requests
+            proxy_headers=False,  # nothing here asks where a request came from
             timeout_graceful_shutdown=GRACE_S,
             timeout_keep_alive=KEEP_ALIVE_S,
             lifespan="on",
@@ -94,6 +98,16 @@ def _refuse_strangers(config: ServeConfig, address: str) -> None:
         expected="an address of this machine alone, or keys",
         next="make a key with 'trueup key NAME', or set serve.allow_open behind a proxy that asks",
     )
+
+
+def _favour_requests() -> None:
+    """Two habits of Python that a request would wait for. The writer of captures may hold the
+    interpreter for 5 ms before it must let go: here 0.1 ms. And what was imported is never garbage,
+    so it is not looked through again and again."""
+    sys.setswitchinterval(1e-4)
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 def _allow_many_connections() -> None:

@@ -139,9 +139,9 @@ class Transcript:
             if not self._error:
                 answer.add(text, "message")
             return
-        for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n"):
-            if line.startswith("data:"):
-                answer.event(line[5:].strip())
+        if "\r" in text:
+            text = text.replace("\r\n", "\n").replace("\r", "\n")
+        answer.events([line[5:].strip() for line in text.split("\n") if line[:5] == "data:"])
 
     def _records(
         self, answer: "_Answer", prompts: Sequence[Messages], error: str
@@ -186,25 +186,41 @@ class _Answer:
         ends = [choice.finish_reason != "unknown" for choice in self.choices.values()]
         return self._is_done or (bool(ends) and all(ends))
 
-    def event(self, data: str) -> None:
-        """One `data:` line of a stream."""
-        if data == "[DONE]":
-            self._is_done = True
-        elif data:
-            self.add(data, "delta")
+    def events(self, data: list[str]) -> None:
+        """The `data:` lines of a stream."""
+        self._is_done = "[DONE]" in data
+        told = [one for one in data if one and one != "[DONE]"]
+        try:  # all at once takes half the time of one by one
+            found = json.loads(f"[{','.join(told)}]")
+        except (ValueError, RecursionError):
+            for one in told:
+                self.add(one, "delta")
+            return
+        for one in found:
+            self._add(one, "delta")
 
     def add(self, data: str, key: Literal["delta", "message"]) -> None:
         """One JSON object of the answer."""
         try:
             said = json.loads(data)
+        except (ValueError, RecursionError):
+            self.error = self.error or GARBLED
+        else:
+            self._add(said, key)
+
+    def _add(self, said: Any, key: Literal["delta", "message"]) -> None:
+        try:
             if said.get("error"):
                 self.error = self.error or "upstream error"
             self.request_id = self.request_id or str(said.get("id") or "")
             self._usage = said.get("usage") or self._usage
-            for raw in said.get("choices") or []:
+            for raw in said.get("choices") or ():
                 index = int(raw.get("index") or 0)
-                self.choices.setdefault(index, _Choice()).add(raw, raw.get(key) or {})
-        except (ValueError, TypeError, AttributeError, RecursionError):
+                choice = self.choices.get(index)
+                if choice is None:
+                    choice = self.choices[index] = _Choice()
+                choice.add(raw, raw.get(key) or {})
+        except (ValueError, TypeError, AttributeError):
             self.error = self.error or GARBLED
 
     def tokens(self, name: str) -> int | None:
@@ -231,7 +247,7 @@ class _Choice:
             self._parts.append(text)
         if said.get("audio"):
             self.is_text = False
-        for at, call in enumerate(said.get("tool_calls") or []):
+        for at, call in enumerate(said.get("tool_calls") or ()):
             self._call(call.get("index", at), call.get("id"), call.get("function") or {})
         if function := said.get("function_call"):
             self._call(0, "", function)

@@ -1,4 +1,4 @@
-"""What flaggers are worth: figures against scikit-learn, and a cross-validation that cannot peek."""
+"""What flaggers are worth: areas against scikit-learn, and folds that cannot be peeked at."""
 
 import json
 import subprocess
@@ -141,7 +141,7 @@ def test_a_flagger_is_the_same_after_a_trip_through_json(recipe) -> None:
 
 
 def test_learning_finds_what_there_is_and_its_chances_can_be_believed() -> None:
-    known, y, groups = problem(800)
+    known, y, groups = problem(500)
     made = learn(known, y, groups, embedder="e")
     fresh, truth, _ = problem(2000, seed=5)
     chances = made.chances(fresh)
@@ -177,9 +177,8 @@ def rows_file(path: Path, n: int = 160, **more: object) -> Path:
     lines = []
     for i in range(n):
         weak = chance.random() < 0.35
-        told = [f"It may be {chance.integers(9)} or 1{i}.", "It is the river."][
-            chance.random() > (0.8 if weak else 0.2)
-        ]
+        hedges = chance.random() < (0.8 if weak else 0.2)
+        told = f"It may be {chance.integers(9)} or 1{i}." if hedges else "It is the river."
         row = {
             "user_query": f"Which river is number {i // 2}?",
             "chatgpt_response": f"{told} " + "Yes. " * int(chance.integers(4)),
@@ -209,7 +208,9 @@ def test_where_the_errors_stand_is_never_a_feature(tmp_path: Path) -> None:
     plain = rows_file(tmp_path / "rows.jsonl")
     rows = [json.loads(line) for line in plain.read_text().splitlines()]
     spans = [row["hallucination_spans"] for row in rows]
-    moved = [row | {"hallucination_spans": s} for row, s in zip(rows, spans[7:] + spans[:7])]
+    moved = [
+        row | {"hallucination_spans": s} for row, s in zip(rows, spans[7:] + spans[:7], strict=True)
+    ]
     bare = [{k: v for k, v in row.items() if k != "hallucination_spans"} for row in rows]
     told = [trial_of(plain)]
     for name, changed in (("moved", moved), ("bare", bare)):
@@ -237,14 +238,17 @@ def test_a_figure_that_tells_is_found_and_the_comparison_is_of_the_same_rows(
 def test_labels_without_sense_give_nothing_and_the_intervals_say_so(tmp_path: Path) -> None:
     """The direction, the best figure and the model are learned on other folds: a trial that
     learned them on the measured rows would show 0.55 and more here."""
-    path = rows_file(tmp_path / "rows.jsonl", n=300)
+    path = rows_file(tmp_path / "rows.jsonl", n=200)
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     truth = [row["hallucination"] for row in rows]
     estimates = []
-    for seed in range(3):
+    for seed in range(2):
         shuffled = np.random.default_rng(seed).permutation(truth)
         path.write_text(
-            "\n".join(json.dumps(r | {"hallucination": str(t)}) for r, t in zip(rows, shuffled))
+            "\n".join(
+                json.dumps(r | {"hallucination": str(t)})
+                for r, t in zip(rows, shuffled, strict=True)
+            )
         )
         found = trial_of(path)
         estimates += [f.auroc.estimate for f in found.flaggers if f.kind == "learned"]
@@ -282,7 +286,7 @@ def test_halueval_reads_as_it_is() -> None:
 
 
 def test_ratings_are_the_models_own_and_are_not_computed_twice(
-    tmp_path: Path, tiny_model: Path
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
 
@@ -303,7 +307,7 @@ def test_ratings_are_the_models_own_and_are_not_computed_twice(
     assert rated[3] is not None and rated[3].entropies is not None
     assert np.allclose(rated[3].logprobs, p[range(len(said)), said], atol=1e-4)
     assert np.allclose(rated[3].entropies, -(p.exp() * p).sum(-1), atol=1e-3)
-    del backbone._model  # what is kept needs no model
+    monkeypatch.delattr("trueup.flag.rating._rated")  # what is kept needs no model
     assert rate(answers, backbone, Remembered(remembered.path), max_tokens=20) == rated
 
 

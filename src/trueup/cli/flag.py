@@ -34,10 +34,17 @@ def flag(ctx: click.Context, as_json: bool) -> None:
     with project.store.exclusive(), bars(hidden=as_json):
         flags = stage.run(project.store, project.config.flag, flag_parts(project))
     raised = sum(f.raised for f in flags)
+    share, labelled, drawn = stage.weak_share(project.store)
     if as_json:
-        notes = {"notes": dict(flags.notes)} if flags.notes else {}
-        emit({"examined": len(flags), "raised": raised, **notes})
+        more: dict[str, object] = {"notes": dict(flags.notes)} if flags.notes else {}
+        if drawn:
+            told = share._asdict() if share else None
+            more["weak_share"] = {"share": told, "labelled": labelled, "drawn": drawn}
+        emit({"examined": len(flags), "raised": raised, **more})
         return
+    if drawn:
+        told = f"{share.estimate:.1%} [{share.low:.1%}, {share.high:.1%}]" if share else "unknown"
+        say(f"Weak answers in all traffic: {told}, by {labelled:,} labels of {drawn:,} drawn")
     for why, count in flags.notes.items():
         say(f"{count:,} {why}")
     say(f"{len(flags):,} interactions examined, {raised:,} flagged. Next: trueup label")
@@ -119,6 +126,52 @@ def evaluate(
         emit(told)
         return
     _show(found, asked_none=no_model)
+
+
+@flag.command()
+@json_option
+@click.pass_context
+def train(ctx: click.Context, as_json: bool) -> None:
+    """Learn the project's own flagger from its labels and thumbs.
+
+    It is calibrated, kept as JSON under a name made of its contents, and used by 'trueup flag' from
+    then on, unless it is worse than the one in use.
+    """
+    from trueup import flag as stage
+
+    project = open_project(ctx)
+    with project.store.exclusive(), bars(hidden=as_json):
+        done = stage.train(project.store, project.config.flag, project.embedder)
+    made = done.learned
+    if as_json:
+        emit(
+            {
+                "weak": done.weak,
+                "fine": done.fine,
+                "flagger": made.id if made else None,
+                "recipe": made.recipe if made else None,
+                "figures": made.figures if made else {},
+                "used": done.is_used,
+                "reason": done.reason,
+                "auprc_difference": done.difference and done.difference._asdict(),
+            }
+        )
+        return
+    if made is None:
+        say(f"Nothing learned: {done.reason}. Next: trueup label")
+        return
+    told = made.figures
+    say(f"{made.id}: {made.recipe}, from {done.weak:,} weak and {done.fine:,} fine answers")
+    base = done.weak / (done.weak + done.fine)
+    say(f"Out of fold: AUPRC {told['auprc']:.3f}, {base:.3f} by chance")
+    say(
+        f"Brier {told['brier_before']:.4f} before calibration, {told['brier_after']:.4f} after; "
+        f"ECE {told['ece_before']:.3f}, {told['ece_after']:.3f}"
+    )
+    if done.difference:
+        gap = done.difference
+        say(f"AUPRC less the last one's: {gap.estimate:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]")
+    say("In use. Next: trueup flag" if done.is_used else f"Not used: {done.reason}")
 
 
 def _installed() -> str | None:

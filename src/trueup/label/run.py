@@ -58,13 +58,16 @@ def run(store: Store, config: LabelConfig, champion: StoredModel) -> list[Label]
 
 def _waiting(store: Store, config: LabelConfig, champion: StoredModel) -> list[Interaction]:
     """Flagged interactions to label, the worst first, each prompt once."""
-    flags = sorted(store.each(Flag, raised=True), key=lambda f: -f.score)
+    # those drawn by chance come first: a rate rests on them all, not on the worst of them
+    raised = store.each(Flag, raised=True)
+    flags = sorted(raised, key=lambda f: ("random" not in f.reasons, -f.score))
     judged = [one for one in store.each(Label) if one.annotator_kind != "human"]
     done = {one.interaction_id for one in judged}
     seen = {one.prompt for one in judged}
     waiting = []
     for interaction in store.get_all(Interaction, dict.fromkeys(f.interaction_id for f in flags)):
-        if interaction.id in done or interaction.prompt in seen:
+        # what was said before an error is no example of an answer
+        if interaction.id in done or interaction.prompt in seen or interaction.error:
             continue
         seen.add(interaction.prompt)
         # what the model cannot read would stop every turn at the same place

@@ -315,6 +315,8 @@ def test_commands_in_the_docs_parse(words: list[str], monkeypatch: pytest.Monkey
     try:
         while isinstance(context.command, click.Group):
             rest = [*context._protected_args, *context.args]
+            if not rest and context.command.invoke_without_command:
+                break
             name, command, rest = context.command.resolve_command(context, rest)
             assert command is not None
             context = command.make_context(name, rest, parent=context)
@@ -455,21 +457,10 @@ def test_every_shape_of_import_is_documented_in_the_order_it_is_tried() -> None:
 
 
 def test_every_flag_signal_is_documented() -> None:
-    from trueup.flag import FlagConfig
-    from trueup.flag.signals import Population, signals
-    from trueup.records import Completion, Interaction, Message
+    from trueup.flag.signals import SIGNALS
 
-    prompt = (Message(role="user", content="Context: It is blue.\n\nQuestion: Which colour?"),)
-    traffic = [
-        Interaction(
-            prompt=prompt,
-            completion=Completion(text="blue", token_ids=(1,), logprobs=(-value,)),
-            source="file:x",
-        )
-        for value in (1.0, 2.0, 4.0)
-    ]
-    found = signals(traffic[0], [], Population(traffic), FlagConfig())
-    assert set(found) == set(re.findall(r"^\| `(\w+)` \|", page_text("flag.md"), re.M))
+    told = re.findall(r"^\| `(\w+)` \|", page_text("flag.md"), re.M)
+    assert told == [*(one.name for one in SIGNALS), "learned", "llm"]
 
 
 def test_every_kind_of_record_is_documented() -> None:

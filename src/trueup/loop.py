@@ -103,6 +103,7 @@ def _turn(project: Project) -> Turn:
     dataset = _unfinished(store)
     if dataset is None:
         with measured("flag", done.costs):
+            flag.retrain(store, config.flag, lambda: project.embedder)
             flags = flag.run(store, config.flag, flag_parts(project))
         with measured("label", done.costs):
             labels = label.run(store, config.label, project.champion())

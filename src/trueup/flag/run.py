@@ -5,7 +5,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from trueup.errors import ConfigError
 from trueup.flag.config import FlagConfig
+from trueup.flag.keeping import current, known_of
+from trueup.flag.learn import Learned
+from trueup.flag.llm import ask
+from trueup.flag.select import select
 from trueup.flag.signals import Context, Population, rating_of, score
 from trueup.flag.signals.grounding import claims, context_of
 from trueup.judges import text
@@ -19,6 +26,9 @@ from trueup.store import Store
 __all__ = ["FLAGGER", "Examined", "Parts", "run"]
 
 FLAGGER = "signals/2"
+
+CERTAIN = ("empty", "feedback", "error", "bad_call")
+"""Signals that call for a look whatever a learned flagger makes of them."""
 
 BATCH = 256  # interactions whose sentences are embedded together
 
@@ -44,39 +54,110 @@ class Examined(list[Flag]):
 def run(store: Store, config: FlagConfig, parts: Parts | None = None) -> Examined:
     """Score new interactions and raise a flag on the weak ones.
 
-    Reads:   interactions without a flag of this flagger; feedback on any interaction.
+    Reads:   interactions without a flag of this version of the signals or of a learned flagger;
+             feedback on any interaction.
     Writes:  one Flag an interaction, raised or not, in one transaction. A thumb down or an edit
              that came after the first flag gives a second, raised one.
+    Skips:   the texts of answers that an error broke off.
     Again:   writes nothing until there is new traffic or feedback.
-    Killed:  all flags of the call or none; drawn samples are kept.
+    Killed:  all flags of the call or none; drawn samples and a language model's grades are kept.
+    Stops:   ConfigError, ModelError, DataError: a word list, a model or the learned flagger cannot
+             be read. A language model that is down stops nothing and is counted in `notes`.
     Cost:    linear in interactions; no model calls but those that the settings ask for.
     Next:    label.run
 
     Args:
         parts: the project's models. Without them, the signals that need one are left out.
     """
+    parts = parts or Parts()
     feedback: dict[str, list[Feedback]] = {}
     for one in store.each(Feedback):
         feedback.setdefault(one.interaction_id, []).append(one)
     raised: dict[str, bool] = {}
-    for flag in store.each(Flag, flagger=FLAGGER):
-        raised[flag.interaction_id] = raised.get(flag.interaction_id, False) or flag.raised
+    for flag in store.each(Flag):
+        if flag.flagger == FLAGGER or flag.flagger.startswith("learned/"):
+            raised[flag.interaction_id] = raised.get(flag.interaction_id, False) or flag.raised
     traffic = store.all(Interaction)
     waiting = [
         one
         for one in traffic
         if one.id not in raised or (not raised[one.id] and feedback.get(one.id))
     ]
-    contexts = _contexts(store, config, parts or Parts(), traffic, waiting, feedback)
+    contexts = _contexts(store, config, parts, traffic, waiting, feedback)
     flags = Examined()
     with task("flag", len(waiting)) as advance:
+        found = []
         for interaction, context in zip(waiting, contexts, strict=True):
-            flag = _flag(interaction, score(interaction, context), config)
-            if flag.raised or interaction.id not in raised:
-                flags.append(flag)
+            found.append(score(interaction, context))
             advance(1)
+    learned = current(store) if config.learned and waiting else None
+    if learned:
+        _add_learned(learned, found, waiting, traffic, config, parts)
+    if config.llm_budget and waiting:
+        _add_grades(flags, found, waiting, config, store)
+    name = learned.id if learned else FLAGGER
+    made = [_flag(one, told, name, config) for one, told in zip(waiting, found, strict=True)]
+    fresh = [n for n, one in enumerate(waiting) if one.id not in raised]
+    late = [made[n] for n, one in enumerate(waiting) if one.id in raised and made[n].raised]
+    new = [waiting[n] for n in fresh]
+    picked = select([made[n] for n in fresh], new, config.select, _prompt_vectors(parts))
+    order = {one.id: place for place, one in enumerate(waiting)}
+    flags.extend(sorted([*picked, *late], key=lambda flag: order[flag.interaction_id]))
     store.add_all(flags)
     return flags
+
+
+def _add_learned(
+    learned: Learned,
+    found: Sequence[dict[str, float]],
+    waiting: Sequence[Interaction],
+    traffic: Sequence[Interaction],
+    config: FlagConfig,
+    parts: Parts,
+) -> None:
+    """Put the learned flagger's score beside the signals, 0.5 where its chance is
+    `flag.worth_a_label`. An answer that broke off has none."""
+    whole = [n for n, one in enumerate(waiting) if not one.error]
+    embedder = parts.embedder() if parts.embedder and learned.embedder else None
+    if learned.embedder and (embedder is None or embedder.id != learned.embedder):
+        raise ConfigError(
+            "The learned flagger needs the embedder it was trained with",
+            got=embedder.id if embedder else None,
+            expected=learned.embedder,
+            next="set embedder.name back, train again, or set flag.learned = false",
+        )
+    known = known_of([waiting[n] for n in whole], Population(traffic), config, embedder)
+    line = config.worth_a_label
+    for n, chance in zip(whole, learned.chances(known).tolist(), strict=True):
+        over = 0.5 + 0.5 * (chance - line) / (1 - line)
+        found[n]["chance"] = round(chance, 4)
+        found[n]["learned"] = round(min(1.0, 0.5 * chance / line if chance < line else over), 4)
+
+
+def _add_grades(
+    flags: Examined,
+    found: Sequence[dict[str, float]],
+    waiting: Sequence[Interaction],
+    config: FlagConfig,
+    store: Store,
+) -> None:
+    """Ask a language model about those next under the threshold."""
+    scores = {n: _score_of(found[n]) for n, one in enumerate(waiting) if not one.error}
+    under = [n for n, value in scores.items() if value < config.threshold]
+    under.sort(key=lambda n: -scores[n])
+    asked = {waiting[n].id: n for n in under[: config.llm_budget]}
+    grades, missed = ask([waiting[n] for n in asked.values()], config.endpoint, store)
+    for name, value in grades.items():
+        found[asked[name]]["llm"] = value
+    if missed:
+        flags.notes["answers that the language model gave no grade"] += missed
+
+
+def _prompt_vectors(parts: Parts) -> Callable[[Sequence[Interaction]], np.ndarray] | None:
+    embedder = parts.embedder
+    if embedder is None:
+        return None
+    return lambda new: embedder()([i.prompt[-1].content if i.prompt else "" for i in new])
 
 
 def _contexts(
@@ -139,14 +220,28 @@ def _samples(
     return {p: tuple(c.text for c in own) for p, own in zip(prompts, drawn, strict=True)}
 
 
-def _flag(interaction: Interaction, found: dict[str, float], config: FlagConfig) -> Flag:
-    score = max(found.values(), default=0.0)
-    reasons = tuple(name for name, value in found.items() if value >= config.threshold)
+def _flag(
+    interaction: Interaction, found: dict[str, float], flagger: str, config: FlagConfig
+) -> Flag:
+    reasons = tuple(n for n in _deciding(found) if found[n] >= config.threshold)
+    score = _score_of(found)
     return Flag(
         interaction_id=interaction.id,
-        flagger=FLAGGER,
+        flagger=flagger,
         score=score,
         raised=score >= config.threshold,
         reasons=reasons,
         signals=found,
     )
+
+
+def _score_of(found: dict[str, float]) -> float:
+    return max((found[name] for name in _deciding(found)), default=0.0)
+
+
+def _deciding(found: dict[str, float]) -> list[str]:
+    """The signals whose worst is the score. Where a learned flagger has weighed them, it stands for
+    all but those that are no guess."""
+    if "learned" in found:
+        return [name for name in found if name in (*CERTAIN, "learned", "llm")]
+    return [name for name in found if name != "chance"]

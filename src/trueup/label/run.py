@@ -94,7 +94,9 @@ def _ask_people(store: Store, config: LabelConfig, champion: StoredModel) -> Non
 def _waiting(store: Store, champion: StoredModel, max_tokens: int) -> list[Interaction]:
     """Flagged interactions to label, the worst first, each prompt once. What people are asked about
     already is not asked of a judge, too, nor the other way round."""
-    flags = sorted(store.each(Flag, raised=True), key=lambda f: -f.score)
+    # those drawn by chance come first: a rate rests on them all, not on the worst of them
+    raised = store.each(Flag, raised=True)
+    flags = sorted(raised, key=lambda f: ("random" not in f.reasons, -f.score))
     judged: list[Label | ReviewTask] = [
         *(one for one in store.each(Label) if one.annotator_kind != "human"),
         *(one for one in store.each(ReviewTask) if one.interaction_id),

@@ -1,0 +1,52 @@
+"""When is a logged answer weak? The one rule by which labels teach and measure flaggers.
+
+1. A label that ranks the logged answer among others: weak if its score is under the mean of the
+   others', fine otherwise. In a pair that is "it lost"; a tie is no loss.
+2. A label of the logged answer alone: weak if its score is below zero.
+3. Without a label: a thumb down is weak, a thumb up is fine.
+
+People come before models and code, and of one kind the newest speaks. Single votes that wait to be
+settled do not count, nor does a user's edit, which says that the answer can be bettered and always
+wins. Answers that something broke off are neither.
+"""
+
+from trueup.records import Feedback, Interaction, Label
+from trueup.store import Store
+
+__all__ = ["truths", "weak_by"]
+
+EDITOR = "feedback:edit"
+
+
+def truths(store: Store) -> dict[str, bool]:
+    """By interaction: True where its answer is weak. Those that nobody spoke of are left out."""
+    said: dict[str, tuple[int, str, bool]] = {}
+    labels = [one for one in store.each(Label) if one.interaction_id and not one.is_vote]
+    answers = {
+        one.id: one.completion.text
+        for one in store.get_all(Interaction, {str(label.interaction_id) for label in labels})
+        if not one.error
+    }
+    for label in labels:
+        text = answers.get(str(label.interaction_id))
+        weak = None if text is None else weak_by(label, text)
+        if weak is not None:
+            rank = (1 if label.annotator_kind == "human" else 0, label.created_at, weak)
+            key = str(label.interaction_id)
+            said[key] = max(said.get(key, rank), rank, key=lambda one: one[:2])
+    found = {key: weak for key, (_, _, weak) in said.items()}
+    for one in store.each(Feedback):
+        if one.rating is not None:
+            found.setdefault(one.interaction_id, one.rating == -1)
+    return found
+
+
+def weak_by(label: Label, answer: str) -> bool | None:
+    """What a label says of the logged answer; None where it says nothing of it."""
+    own = [s for c, s in zip(label.candidates, label.scores, strict=True) if c.text == answer]
+    others = [s for c, s in zip(label.candidates, label.scores, strict=True) if c.text != answer]
+    if not own or (label.annotator_kind == "human" and label.annotator == EDITOR):
+        return None
+    if len(label.candidates) == 1:
+        return own[0] < 0
+    return own[0] < sum(others) / len(others) if others else None

@@ -20,11 +20,11 @@ import trueup
 
 SOURCE = Path(trueup.__file__).parent
 LAYERS = [
-    {"asking", "errors", "config", "records", "stats", "progress", "measure", "suite"},
+    {"asking", "errors", "config", "records", "stats", "progress", "measure", "suite", "votes"},
     {"store", "models", "judges", "sandbox", "shift", "toy", "launch"},
     {"capture", "flag", "label", "pair", "train", "guard", "evaluate", "ab", "promote"},
     {"project", "loop", "rounds", "drill", "compare", "quickstart"},
-    {"cli", "web", "gateway", "__main__"},
+    {"cli", "web", "gateway", "review", "__main__"},
 ]
 STAGES = LAYERS[2]
 MODELS = {"torch", "transformers", "peft", "huggingface_hub"}

@@ -19,6 +19,7 @@ from trueup.models.stored import StoredModel, load_backbone
 from trueup.pair.config import PairConfig
 from trueup.promote.config import PromoteConfig
 from trueup.records import Checkpoint
+from trueup.review.config import ReviewConfig
 from trueup.rounds.config import RoundsConfig
 from trueup.shift.config import ShiftConfig
 from trueup.store import Store
@@ -37,6 +38,7 @@ class Config(StageConfig):
     capture: CaptureConfig = CaptureConfig()
     flag: FlagConfig = FlagConfig()
     label: LabelConfig = LabelConfig()
+    review: ReviewConfig = ReviewConfig()
     pair: PairConfig = PairConfig()
     shift: ShiftConfig = ShiftConfig()
     train: TrainConfig = TrainConfig()

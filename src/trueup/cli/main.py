@@ -24,6 +24,7 @@ COMMANDS = {
     "import": "doors",
     "flag": "stages",
     "label": "stages",
+    "review": "review",
     "pair": "stages",
     "shift": "shift",
     "train": "stages",
@@ -50,6 +51,7 @@ COMMANDS = {
 
 EXTRAS = {
     **dict.fromkeys(("starlette", "uvicorn"), "gateway"),
+    **dict.fromkeys(("fastapi", "python_multipart"), "review"),
     **dict.fromkeys(
         ("torch", "transformers", "peft", "safetensors", "gguf", "huggingface_hub"), "train"
     ),

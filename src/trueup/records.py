@@ -312,7 +312,7 @@ class Label(Record, _Grown):
 
     tag = "label"
     indexed = ("interaction_id", "annotator", "annotator_kind", "source", "task_id")
-    later = ("task_id", "vote_ids", "comment")
+    later = ("task_id", "vote_ids", "comment", "replaces")
 
     prompt: Messages
     candidates: tuple[Completion, ...] = Field(min_length=1)
@@ -329,6 +329,9 @@ class Label(Record, _Grown):
     vote_ids: tuple[str, ...] = ()
     """The labels that this one was settled from."""
     comment: str = ""
+    replaces: str = ""
+    """The label by the same annotator that it takes the place of: a vote that was changed, or what
+    was settled before. That one counts no more, and is no parent of this."""
 
     @model_validator(mode="after")
     def _one_score_each(self) -> Self:

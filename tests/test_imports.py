@@ -20,7 +20,7 @@ import trueup
 
 SOURCE = Path(trueup.__file__).parent
 LAYERS = [
-    {"asking", "errors", "config", "records", "stats", "progress", "measure", "suite", "votes"},
+    {"asking", "errors", "config", "records", "stats", "progress", "measure", "suite"},
     {"store", "models", "judges", "sandbox", "shift", "toy", "launch"},
     {"capture", "flag", "label", "pair", "train", "guard", "evaluate", "ab", "promote"},
     {"project", "loop", "rounds", "drill", "compare", "quickstart"},

@@ -15,7 +15,7 @@ vote at all. An answer that a person wrote is no vote but a label of its own, wi
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from trueup.records import Label, ReviewTask
@@ -53,22 +53,25 @@ def vote(
     annotator: str,
     *,
     source: str = "review",
+    reasons: Sequence[Sequence[str]] = ((), ()),
     comment: str = "",
     replaces: str = "",
 ) -> Label:
     """The label for what somebody said of the two candidates of a task.
 
     Args:
+        reasons: what they found wrong with each candidate.
         source: where it was said: `review`, `file:NAME`, `label-studio:ANNOTATION`.
         replaces: id of the annotator's own vote that this one changes, if any. Without it, going
             back to an earlier choice would be that earlier label, and not a new one.
     """
-    said = ((choice,), (choice,)) if choice in ("both bad", "withdrawn") else ()
+    if choice in ("both bad", "withdrawn"):
+        reasons = [(choice, *some) for some in reasons]
     return Label(
         prompt=task.prompt,
         candidates=task.candidates,
         scores=SCORES[choice],
-        reasons=said,
+        reasons=tuple(map(tuple, reasons)) if any(reasons) else (),
         annotator=annotator,
         annotator_kind="human",
         interaction_id=task.interaction_id,

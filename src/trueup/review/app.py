@@ -32,14 +32,13 @@ from starlette.exceptions import HTTPException
 
 from trueup.errors import DataError, RecordNotFound, TrueupError
 from trueup.records import ReviewTask
-from trueup.review.agreement import Reader
-from trueup.review.card import Choice, as_choice, card, is_swapped, read_said, to_choice
+from trueup.review.agreement import Reader, disagreements
+from trueup.review.card import Pick, as_pick, card, read_said, to_pick
 from trueup.review.config import ReviewConfig
-from trueup.review.desk import AlreadyUsed, Desk, Said
+from trueup.review.desk import SECOND_LOOK, Desk, Said
 from trueup.review.guard import Guard
 from trueup.review.people import ROLES, People, Person, Role, Session, TooManyAttempts, as_role
 from trueup.store import Store
-from trueup.votes import SECOND_LOOK
 from trueup.web.page import plain
 
 __all__ = ["create_app"]
@@ -60,7 +59,7 @@ def create_app(store: Store, config: ReviewConfig) -> FastAPI:
     app.state.store, app.state.config = store, config
     app.state.people = People(store, session_h=config.session_h)
     app.state.desk = Desk(store, config)
-    app.state.reader = Reader(store)
+    app.state.reader = Reader()
     app.mount("/static", StaticFiles(directory=HERE / "static"))
     for add in (_doors, _work, _leads, _admins):
         add(app)
@@ -202,7 +201,7 @@ def _unreadable(request: Request, _: Exception) -> Response:
 
 def _trueup_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, TrueupError)
-    status = 409 if isinstance(error, AlreadyUsed) else 422
+    status = 422
     if isinstance(error, RecordNotFound):
         status = 404
     elif isinstance(error, TooManyAttempts):
@@ -327,9 +326,8 @@ def _work(app: FastAPI) -> None:
 
     @app.get("/task/{task_id}")
     def one(request: Request, task_id: str, session: Asker) -> Response:
-        return work(
-            request, session, theirs(session, task_id), desk.said(session.person.name, task_id)
-        )
+        task = theirs(session, task_id)
+        return work(request, session, task, desk.said(session.person.name, task))
 
     @app.post("/task/{task_id}", dependencies=TOKEN)
     def answer(
@@ -345,12 +343,12 @@ def _work(app: FastAPI) -> None:
     ) -> Response:
         name, task = session.person.name, theirs(session, task_id)
         if choice == "skip":
-            desk.skip(name, task_id)
-        elif known := as_choice(choice):
+            desk.skip(name, task)
+        elif pick := as_pick(choice):
             said = read_said(
                 task,
                 name,
-                known,
+                pick,
                 config.rubric,
                 {1: reasons_1, 2: reasons_2},
                 {1: edit_1, 2: edit_2},
@@ -368,10 +366,10 @@ def _work(app: FastAPI) -> None:
         undone = desk.undo(session.person.name)
         if undone is None:
             raise HTTPException(409, "There is nothing to take back.")
-        task_id, said = undone
+        task, said = undone
         if _is_part(request):
-            return work(request, session, store.get(ReviewTask, task_id), said)
-        return _to(request, f"/task/{task_id}", {"task": task_id})
+            return work(request, session, task, said)
+        return _to(request, f"/task/{task.id}", {"task": task.id})
 
     @app.get("/mine")
     def mine(request: Request, session: Asker) -> Response:
@@ -380,7 +378,7 @@ def _work(app: FastAPI) -> None:
             {
                 "task": one.task_id,
                 # as it stood on the page: the candidates' own order says too much
-                "choice": to_choice(one.answer, swapped=is_swapped(name, one.task_id)) or "skip",
+                "choice": to_pick(one.choice, name, one.task_id) or "skip",
                 "at": one.at,
                 "comment": one.comment,
                 "num_edits": one.num_edits,
@@ -406,8 +404,9 @@ def _leads(app: FastAPI) -> None:
     config: ReviewConfig = app.state.config
 
     def team_data() -> dict[str, Any]:
-        gold = desk.gold()
-        found = reader.figures(gold)
+        found, apart, num_gold = desk.read(
+            lambda known: (reader.figures(known), disagreements(known), len(known.gold))
+        )
         given = desk.open_assignments()
         rows = {one["name"]: one for one in found.people}
         blank = {"num_votes": 0, "num_gold": 0, "gold_right": None, "ties": 0}
@@ -419,7 +418,6 @@ def _leads(app: FastAPI) -> None:
         team += [{**one, "role": ""} for one in rows.values()]  # votes from elsewhere
         for one in team:
             one["num_assigned"] = given.get(one["name"], 0)
-        apart = reader.votes().disagreements(gold)
         return {
             "alpha": found.alpha,
             "num_shared": found.num_shared,
@@ -427,7 +425,7 @@ def _leads(app: FastAPI) -> None:
             "pairs": found.pairs,
             "num_apart": sum(not one.settled_by for one in apart),
             "progress": desk.progress("")._asdict(),
-            "num_gold": len(gold),
+            "num_gold": num_gold,
             "overlap": config.overlap,
         }
 
@@ -454,7 +452,7 @@ def _leads(app: FastAPI) -> None:
 
     @app.get("/second-look")
     def apart(request: Request, session: Lead) -> Response:
-        found = reader.votes().disagreements(desk.gold())
+        found = desk.read(disagreements)
         tasks = {
             one.id: one
             for one in store.get_all(ReviewTask, [one.task_id for one in found[:MOST_LISTED]])
@@ -475,14 +473,15 @@ def _leads(app: FastAPI) -> None:
     def look(request: Request, task_id: str, session: Lead) -> Response:
         task = store.get(ReviewTask, task_id)
         name = session.person.name
-        votes = reader.votes().by_task.get(task_id, {})
+        votes = desk.read(lambda known: dict(known.votes.get(task_id, {})))
+        said = {who: one.choice for who, one in votes.items() if who != name}
         data = {
-            "card": card(task, name, config.rubric, desk.said(name, task_id)),
+            "card": card(task, name, config.rubric, desk.said(name, task)),
             "ahead": None,
             "progress": desk.progress(name)._asdict(),
             "guidelines": config.guidelines,
             "action": "/second-look/",
-            "votes": _votes_as_seen(session.person, task_id, votes),
+            "votes": _votes_as_seen(session.person, task_id, said),
         }
         return _page(request, "work.html", data, session)
 
@@ -491,7 +490,7 @@ def _leads(app: FastAPI) -> None:
         request: Request,
         task_id: str,
         session: Lead,
-        choice: Annotated[Choice, Form()],
+        choice: Annotated[Pick, Form()],
         reasons_1: Words = [],  # noqa: B006
         reasons_2: Words = [],  # noqa: B006
         edit_1: Text = "",
@@ -507,10 +506,9 @@ def _leads(app: FastAPI) -> None:
 
 def _votes_as_seen(person: Person, task_id: str, votes: dict[str, Any]) -> list[dict[str, Any]]:
     """Votes in the order in which this person sees the two answers."""
-    swapped = is_swapped(person.name, task_id)
     return [
-        {"name": name, "choice": to_choice(answer, swapped=swapped)}
-        for name, answer in votes.items()
+        {"name": name, "choice": to_pick(choice, person.name, task_id)}
+        for name, choice in votes.items()
     ]
 
 

@@ -5,56 +5,38 @@ for their colleague. Texts are shown as they are, with control characters made v
 reorders text named; only the box to mend an answer in holds the text itself.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from trueup.label.votes import Choice, is_swapped, mirrored
 from trueup.records import Completion, Message, ReviewTask
 from trueup.review.desk import Said
 from trueup.review.words import differing
-from trueup.votes import Answer
 from trueup.web.page import plain
 
-__all__ = [
-    "CHOICES",
-    "Choice",
-    "as_choice",
-    "card",
-    "is_swapped",
-    "read_said",
-    "to_answer",
-    "to_choice",
-]
+__all__ = ["PICKS", "Pick", "as_pick", "card", "read_said", "to_choice", "to_pick"]
 
-Choice = Literal["1", "2", "tie", "bad"]
-CHOICES: tuple[Choice, ...] = ("1", "2", "tie", "bad")
+Pick = Literal["1", "2", "tie", "bad"]
+"""What the page's buttons say: the number of an answer is its place on the page."""
+PICKS: dict[Pick, Choice] = {"1": "first", "2": "second", "tie": "tie", "bad": "both bad"}
 MOST_CHARS = 100_000
 """Of a text, shown and mended; what is beyond is counted."""
 
 
-def is_swapped(name: str, task_id: str) -> bool:
-    """True where this person sees the second candidate first."""
-    return hashlib.sha256(f"{name}\0{task_id}".encode()).digest()[0] % 2 == 1
+def as_pick(word: str) -> Pick | None:
+    """The button that a form names, if there is one."""
+    return next((pick for pick in PICKS if pick == word), None)
 
 
-def as_choice(word: str) -> Choice | None:
-    """The choice that a form names, if it is one."""
-    return next((choice for choice in CHOICES if choice == word), None)
+def to_choice(pick: Pick, name: str, task_id: str) -> Choice:
+    """What a button on this person's page says of the task's candidates."""
+    choice = PICKS[pick]
+    return mirrored(choice) if is_swapped(task_id, name) else choice
 
 
-def to_answer(choice: Choice, *, swapped: bool) -> Answer:
-    """What a choice on the page says of the candidates."""
-    if choice in ("1", "2"):
-        return "first" if (choice == "1") != swapped else "second"
-    return "tie" if choice == "tie" else "both bad"
-
-
-def to_choice(answer: Answer | None, *, swapped: bool) -> Choice | None:
-    """The choice on the page that says this of the candidates."""
-    for choice in CHOICES:
-        if to_answer(choice, swapped=swapped) == answer:
-            return choice
-    return None
+def to_pick(choice: Choice | None, name: str, task_id: str) -> Pick | None:
+    """The button on this person's page that says this of the candidates."""
+    return next((pick for pick in PICKS if to_choice(pick, name, task_id) == choice), None)
 
 
 def card(
@@ -63,7 +45,7 @@ def card(
     """What the page shows of a task, as plain values. It tells neither the candidates' order nor
     their models, nor whether the task is a gold question."""
     said = said or Said()
-    swapped = is_swapped(name, task.id)
+    swapped = is_swapped(task.id, name)
     order = (1, 0) if swapped else (0, 1)
     texts = [_answer_text(task.candidates[place]) for place in order]
     shown = [plain(text[:MOST_CHARS]) for text in texts]
@@ -93,14 +75,14 @@ def card(
         "is_same": texts[0].strip() == texts[1].strip(),
         "rubric": list(rubric),
         "comment": said.comment,
-        "choice": to_choice(said.answer, swapped=swapped),
+        "choice": to_pick(said.choice, name, task.id),
     }
 
 
 def read_said(
     task: ReviewTask,
     name: str,
-    choice: Choice,
+    pick: Pick,
     rubric: Sequence[str],
     ticked: Mapping[int, Sequence[str]],
     edits: Mapping[int, str | None],
@@ -112,7 +94,7 @@ def read_said(
         ticked: what of the rubric, by the answer's number on the page (1 or 2).
         edits: the texts in the boxes, likewise; None or blank where there is none.
     """
-    swapped = is_swapped(name, task.id)
+    swapped = is_swapped(task.id, name)
     order = (2, 1) if swapped else (1, 2)
     mended: list[str | None] = []
     for place, number in enumerate(order):
@@ -120,7 +102,7 @@ def read_said(
         is_new = bool(text.strip()) and text.strip() != _unixed(was).strip()
         mended.append(text if is_new and len(was) <= MOST_CHARS else None)
     return Said(
-        answer=to_answer(choice, swapped=swapped),
+        choice=to_choice(pick, name, task.id),
         reasons=tuple(tuple(one for one in rubric if one in ticked.get(n, ())) for n in order),
         comment=_unixed(comment).strip(),
         edits=tuple(mended),

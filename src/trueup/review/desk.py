@@ -10,40 +10,37 @@ import json
 import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, and_, delete, exists, func, insert, or_, select, text
+from sqlalchemy import Connection, and_, delete, func, insert, or_, select, text, update
 
 from trueup.errors import DataError
-from trueup.records import Label, ReviewTask
+from trueup.label.votes import Choice, choice_of, vote
+from trueup.records import Completion, Label, ReviewTask
 from trueup.review.config import ReviewConfig
+from trueup.review.standing import Standing, Vote
 from trueup.store import Store, storage_errors
-from trueup.store.tables import (
-    REVIEW_ASSIGNMENTS,
-    REVIEW_HISTORY,
-    REVIEW_LEASES,
-    REVIEW_USERS,
-    TABLES,
-)
-from trueup.votes import REVIEW, Answer, answer_of, edit, vote
+from trueup.store.tables import REVIEW_ASSIGNMENTS, REVIEW_HISTORY, REVIEW_LEASES, REVIEW_USERS
 
-__all__ = ["AlreadyUsed", "Deed", "Desk", "Progress", "Said"]
+__all__ = ["EDIT", "REVIEW", "SECOND_LOOK", "Deed", "Desk", "Progress", "Said"]
 
-TASK, LABEL = TABLES[ReviewTask], TABLES[Label]
-SETTLED = "settled"
-"""How the source of labels begins that votes were settled into."""
+REVIEW = "review"
+"""Source of a vote."""
+SECOND_LOOK = "review:second-look"
+"""Source of a lead's vote on a task that others disagree on."""
+EDIT = "review:edit"
+"""Source of an edit: a label without a task, the edited text over the answer it mends."""
+
+DONE = ("vote", "skip")
 POSTGRES_LOCK = 8410
 
 
-class AlreadyUsed(DataError):
-    """A vote that something was made from cannot be taken back."""
-
-
 class Said(NamedTuple):
-    """What a person filled in for a task."""
+    """What a person filled in for a task, in the order of its candidates."""
 
-    answer: Answer | None = None
+    choice: Choice | None = None
     reasons: tuple[tuple[str, ...], ...] = ((), ())
     comment: str = ""
     edits: tuple[str | None, ...] = (None, None)
@@ -51,10 +48,10 @@ class Said(NamedTuple):
 
 
 class Deed(NamedTuple):
-    """Something a person did: a vote, or a skip (`answer` None)."""
+    """Something a person did: a vote, or a skip (`choice` None)."""
 
     task_id: str
-    answer: Answer | None
+    choice: Choice | None
     at: str
     comment: str
     num_edits: int
@@ -74,7 +71,7 @@ class Desk:
 
     def __init__(self, store: Store, config: ReviewConfig) -> None:
         self._store, self._config = store, config
-        self._index = _Index(store)
+        self._known, self._lock = Standing(), threading.RLock()
 
     # --- what next ----------------------------------------------------------------------------
 
@@ -87,17 +84,13 @@ class Desk:
             besides: ids of tasks that they have open elsewhere.
         """
         now = time.time()
-        with storage_errors(self._store.folder), self._store.engine.begin() as connection:
-            self._lock(connection)
-            gold, unfit = self._index.refreshed(connection)
-            done = self._done(connection, name)
-            for task_id in self._offers(connection, name, now, gold, besides):
-                if task_id in done or task_id in unfit or task_id in besides:
-                    continue
-                self._lease(connection, task_id, name, now)
-                break
-            else:
+        with self._writing() as (connection, known):
+            done = self._done(connection, name) | set(besides)
+            offers = self._offers(connection, name, now, known, done, len(besides))
+            task_id = next((one for one in offers if one not in done and one in known.tasks), None)
+            if task_id is None:
                 return None
+            self._lease(connection, task_id, name, now + self._config.lease_s, now)
         return next(iter(self._store.get_all(ReviewTask, [task_id])), None)
 
     def _offers(
@@ -105,241 +98,218 @@ class Desk:
         connection: Connection,
         name: str,
         now: float,
-        gold: Sequence[str],
-        besides: Collection[str],
+        known: Standing,
+        done: set[str],
+        num_ahead: int,
     ) -> Iterator[str]:
-        """Tasks this person might get, the best first; what they have done is among them."""
-        held = REVIEW_LEASES.c
-        yield from connection.execute(
-            select(held.task_id).where(held.name == name, held.until > now).order_by(held.until)
-        ).scalars()
-        given = REVIEW_ASSIGNMENTS.c
-        yield from connection.execute(
-            select(given.task_id)
-            .join(TASK, TASK.c.id == given.task_id)
-            .where(given.name == name)
-            .order_by(TASK.c.seq)
-        ).scalars()
-        pool = self._pool(connection, name, now, set(gold))
-        mixed = sorted(gold, key=lambda one: _draw(name, one))
-        if self._is_golds_turn(connection, name, len(besides)):
-            first = next((one for one in pool if one not in besides), None)
-            if first is not None:  # gold alone at the end would tell
-                yield from mixed
-                yield first
-        yield from pool
-        if len(gold) == len(self._index):
-            yield from mixed
+        """Tasks this person might get, the best first; some of them may be done."""
+        leases = _rows(connection, select(REVIEW_LEASES).order_by(REVIEW_LEASES.c.until))
+        live = [one for one in leases if one.until > now]
+        yield from (one.task_id for one in live if one.name == name)
+        given = _rows(connection, select(REVIEW_ASSIGNMENTS))
+        mine = {one.task_id for one in given if one.name == name}
+        yield from (one for one in known.tasks if one in mine)
+        pool = self._pool(known, {one.task_id for one in given}, live, name)
+        first = next((one for one in pool if one not in done), None)
+        # gold alone at the end would tell what it is
+        if first is not None and self._is_golds_turn(connection, name, num_ahead):
+            yield from self._gold_for(name, known)
+        if first is not None:
+            yield first
+        if len(known.gold) == len(known.tasks):
+            yield from self._gold_for(name, known)
 
-    def _pool(self, connection: Connection, name: str, now: float, gold: set[str]) -> Iterator[str]:
+    def _pool(
+        self, known: Standing, given: set[str], live: Sequence[Any], name: str
+    ) -> Iterator[str]:
         """Tasks without an assignment that too few people have answered or are looking at."""
-        votes = (
-            select(func.count(func.distinct(LABEL.c.annotator)))
-            .where(LABEL.c.task_id == TASK.c.id, *_is_a_persons)
-            .scalar_subquery()
-        )
-        lease = REVIEW_LEASES.c
-        voted = exists().where(
-            LABEL.c.task_id == TASK.c.id, LABEL.c.annotator == lease.name, *_is_a_persons
-        )
-        looking = (
-            select(func.count())
-            .select_from(REVIEW_LEASES)
-            .where(lease.task_id == TASK.c.id, lease.name != name, lease.until > now, ~voted)
-            .scalar_subquery()
-        )
-        answered = exists().where(
-            LABEL.c.task_id == TASK.c.id, LABEL.c.annotator == name, *_is_a_persons
-        )
-        skipped = exists().where(
-            REVIEW_HISTORY.c.task_id == TASK.c.id, REVIEW_HISTORY.c.name == name
-        )
-        given = exists().where(REVIEW_ASSIGNMENTS.c.task_id == TASK.c.id)
-        query = (
-            select(TASK.c.id)
-            .where(~given, ~answered, ~skipped, votes + looking < self._config.overlap)
-            .order_by(TASK.c.seq)
-        )
-        return (one for one in connection.execute(query).scalars() if one not in gold)
+        looking: dict[str, set[str]] = {}
+        for one in live:
+            if one.name != name:
+                looking.setdefault(one.task_id, set()).add(one.name)
+        for task_id in known.tasks:
+            if task_id not in known.gold and task_id not in given:
+                people = known.votes.get(task_id, {}).keys() | looking.get(task_id, set())
+                if len(people - {name}) < self._config.overlap:
+                    yield task_id
 
-    def _is_golds_turn(self, connection: Connection, name: str, ahead: int) -> bool:
-        done = func.count()
-        mine = REVIEW_HISTORY.c.name == name
-        num_done = connection.execute(
-            select(done).select_from(REVIEW_HISTORY).where(mine)
-        ).scalar_one()
-        return _draw(name, f"turn {num_done + ahead}") < self._config.gold_rate
+    def _gold_for(self, name: str, known: Standing) -> list[str]:
+        """Gold questions in an order of this person's own."""
+        return sorted(known.gold, key=lambda one: _draw(name, one))
+
+    def _is_golds_turn(self, connection: Connection, name: str, num_ahead: int) -> bool:
+        mine = select(func.count()).select_from(REVIEW_HISTORY).where(REVIEW_HISTORY.c.name == name)
+        place = connection.execute(mine).scalar_one() + num_ahead
+        return _draw(name, f"turn {place}") < self._config.gold_rate
 
     def _done(self, connection: Connection, name: str) -> set[str]:
         """Tasks this person answered or skipped."""
-        voted = select(LABEL.c.task_id).where(LABEL.c.annotator == name, *_is_a_persons)
-        skipped = select(REVIEW_HISTORY.c.task_id).where(REVIEW_HISTORY.c.name == name)
-        return {*connection.execute(voted).scalars(), *connection.execute(skipped).scalars()}
+        mine = REVIEW_HISTORY.c
+        skipped = select(mine.task_id).where(mine.name == name, mine.action == "skip")
+        return self._known.by_person.get(name, set()) | {
+            *connection.execute(skipped).scalars().all()
+        }
 
     def _lease(
-        self,
-        connection: Connection,
-        task_id: str,
-        name: str,
-        now: float,
-        before: float | None = None,
+        self, connection: Connection, task_id: str, name: str, until: float, now: float
     ) -> None:
         """Keep a task for somebody; what they hold is shown in the order in which it runs out."""
         held = REVIEW_LEASES.c
-        mine = and_(held.task_id == task_id, held.name == name)
-        connection.execute(delete(REVIEW_LEASES).where(or_(mine, held.until < now)))
-        until = now + self._config.lease_s if before is None else before - 1e-3
+        theirs = and_(held.task_id == task_id, held.name == name)
+        connection.execute(delete(REVIEW_LEASES).where(or_(theirs, held.until < now)))
         row = {"task_id": task_id, "name": name, "until": until}
         connection.execute(insert(REVIEW_LEASES), [row])
 
-    def _lock(self, connection: Connection) -> None:
-        """One person after the other: SQLite's writers queue anyway."""
-        if connection.dialect.name == "postgresql":
-            connection.execute(text(f"SELECT pg_advisory_xact_lock({POSTGRES_LOCK})"))
-
     # --- answers ------------------------------------------------------------------------------
 
-    def answer(self, name: str, task: ReviewTask, said: Said, *, source: str = REVIEW) -> Label:
-        """Write what a person answered, in the place of what they answered to this task before.
-
-        Raises:
-            AlreadyUsed: something was made from the earlier answer.
-        """
-        if said.answer is None:
+    def answer(self, name: str, task: ReviewTask, said: Said, *, source: str = REVIEW) -> None:
+        """Write what a person answered, in the place of what they answered to this task before."""
+        if said.choice is None:
             raise DataError("An answer is missing", expected="one of the four, or a skip")
-        label = vote(
-            task, said.answer, name, reasons=said.reasons, comment=said.comment, source=source
-        )
-        mended = [
-            edit(task, place, written, name, comment=said.comment)
-            for place, written in enumerate(said.edits)
-            if written is not None and written.strip() != task.candidates[place].text.strip()
-        ]
-        old = self._labels_of(name, task.id)
-        if {one.id for one in old} != {label.id, *(one.id for one in mended)}:
-            self._exchange(old, [label, *mended], name, task.id, "vote")
-        else:
-            self._exchange([], [], name, task.id, "vote", [label, *mended])
-        return label
+        edits = self._write(name, task, said, said.choice, source)
+        self._note(name, task.id, "vote", edits)
 
-    def skip(self, name: str, task_id: str) -> None:
+    def skip(self, name: str, task: ReviewTask) -> None:
         """Leave a task to others; an answer given before is withdrawn."""
-        self._exchange(self._labels_of(name, task_id), [], name, task_id, "skip")
+        edits = self._write(name, task, Said(), "withdrawn", REVIEW)
+        self._note(name, task.id, "skip", edits)
 
-    def undo(self, name: str) -> tuple[str, Said] | None:
-        """Take back the last vote or skip; its task, and what was said. None if there is none.
-
-        Raises:
-            AlreadyUsed: something was made from that vote.
-        """
-        mine = select(REVIEW_HISTORY).where(REVIEW_HISTORY.c.name == name)
-        with self._reading() as connection:
-            last = connection.execute(mine.order_by(REVIEW_HISTORY.c.seq.desc()).limit(1)).first()
+    def undo(self, name: str) -> tuple[ReviewTask, Said] | None:
+        """Take back the last vote or skip; its task, and what was said. None if there is none."""
+        mine = REVIEW_HISTORY.c
+        done = select(REVIEW_HISTORY).where(mine.name == name, mine.action.in_(DONE))
+        with self._reading() as (connection, _):
+            last = connection.execute(done.order_by(mine.seq.desc()).limit(1)).first()
         if last is None:
             return None
-        said = self.said(name, last.task_id)
-        old = self._labels_of(name, last.task_id)
-
-        def forget(connection: Connection) -> None:
-            connection.execute(
-                delete(REVIEW_HISTORY).where(
-                    REVIEW_HISTORY.c.name == name, REVIEW_HISTORY.c.task_id == last.task_id
-                )
-            )
+        task = self._store.get(ReviewTask, last.task_id)
+        said = self.said(name, task)
+        edits = json.dumps(self._write(name, task, Said(), "withdrawn", REVIEW))
+        now = time.time()
+        with self._writing() as (connection, _):
             held = REVIEW_LEASES.c
-            first = connection.execute(
-                select(func.min(held.until)).where(held.name == name, held.until > time.time())
-            ).scalar()
-            self._lease(connection, last.task_id, name, time.time(), before=first)
+            connection.execute(
+                update(REVIEW_HISTORY)
+                .where(mine.seq == last.seq)
+                .values(action="undone", label_ids=edits)
+            )
+            # in front of whatever they hold, so that it is shown when they load the page again
+            first = select(func.min(held.until)).where(held.name == name, held.until > now)
+            until = connection.execute(first).scalar() or now + self._config.lease_s
+            self._lease(connection, task.id, name, until - 1e-3, now)
+        return task, said
 
-        if not self._store.exchange(old, (), also=forget):
-            raise _already_used()
-        return last.task_id, said
-
-    def said(self, name: str, task_id: str) -> Said:
+    def said(self, name: str, task: ReviewTask) -> Said:
         """What this person answered to a task, as far as they did."""
+        newest = self._newest(name, task.id)
         said = Said()
-        for label in self._labels_of(name, task_id):
-            if label.task_id:
-                reasons = tuple(tuple(r) for r in label.reasons) or ((), ())
-                said = said._replace(
-                    answer=answer_of(label), reasons=reasons, comment=label.comment
-                )
-            else:
-                task = self._store.get(ReviewTask, task_id)
-                place = int(label.candidates[1] != task.candidates[0])
-                edits = list(said.edits)
-                edits[place] = label.candidates[0].text
-                said = said._replace(edits=tuple(edits))
-        return said
+        if newest and newest.choice != "withdrawn":
+            label = self._store.get(Label, newest.label_id)
+            said = Said(newest.choice, label.reasons or ((), ()), label.comment)
+        edits = [None if _is_withdrawn(one) else one for one in self._edits(name, task)]
+        return said._replace(edits=tuple(one.candidates[0].text if one else None for one in edits))
 
-    def is_theirs(self, name: str, task_id: str) -> bool:
-        """True for a task this person has done, holds, or was given."""
-        with self._reading() as connection:
-            if task_id in self._done(connection, name):
-                return True
-            for table in (REVIEW_LEASES, REVIEW_ASSIGNMENTS):
-                found = select(table).where(table.c.task_id == task_id, table.c.name == name)
-                if connection.execute(found).first():
-                    return True
-        return False
+    def _write(
+        self, name: str, task: ReviewTask, said: Said, choice: Choice, source: str
+    ) -> list[str]:
+        """The labels that make a person's last word on a task this one; those that change nothing
+        are left out. A label that changes another names it, since going back to an earlier choice
+        would otherwise be that earlier label.
 
-    def _exchange(
-        self,
-        old: Sequence[Label],
-        new: Sequence[Label],
-        name: str,
-        task_id: str,
-        action: str,
-        kept: Sequence[Label] = (),
-    ) -> None:
+        Returns:
+            Ids of the newest edits, one a candidate; empty where there never was one.
+        """
+        before, labels = self._newest(name, task.id), []
+        made = vote(
+            task,
+            choice,
+            name,
+            source=source,
+            reasons=said.reasons,
+            comment=said.comment,
+            replaces=before.label_id if before else "",
+        )
+        if before is None:
+            is_new = choice != "withdrawn"
+        else:
+            old = self._store.get(Label, before.label_id)
+            is_new = _content(old) != _content(made)
+        if is_new:
+            labels.append(made)
+        kept: list[str] = []
+        for place, last in enumerate(self._edits(name, task)):
+            edit = _edit(task, place, said.edits[place], name, last)
+            if edit and not (last and _content(last) == _content(edit)):
+                labels.append(edit)
+                last = edit
+            kept.append(last.id if last else "")
+        self._store.add_all(labels)
+        return kept
+
+    def _newest(self, name: str, task_id: str) -> Vote | None:
+        with self._reading() as (_, known):
+            return known.newest(task_id, name)
+
+    def _edits(self, name: str, task: ReviewTask) -> list[Label | None]:
+        """This person's newest edit of each candidate, withdrawn or not."""
+        mine = REVIEW_HISTORY.c
+        query = select(mine.label_ids).where(mine.name == name, mine.task_id == task.id)
+        with self._reading() as (connection, _):
+            row = connection.execute(query).scalar()
+        ids = json.loads(row) if row else ["", ""]
+        found = {one.id: one for one in self._store.get_all(Label, filter(None, ids))}
+        return [found.get(one) for one in ids]
+
+    def _note(self, name: str, task_id: str, action: str, edits: Sequence[str]) -> None:
+        """The person's last deed is this one, and they hold the task no longer."""
         row = {
             "name": name,
             "task_id": task_id,
             "action": action,
-            "label_ids": json.dumps([one.id for one in (*new, *kept)]),
+            "label_ids": json.dumps(edits),
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-
-        def note(connection: Connection) -> None:
+        with self._writing() as (connection, _):
             for table in (REVIEW_HISTORY, REVIEW_LEASES):
                 mine = and_(table.c.name == name, table.c.task_id == task_id)
                 connection.execute(delete(table).where(mine))
             connection.execute(insert(REVIEW_HISTORY), [row])
 
-        if not self._store.exchange(old, new, also=note):
-            raise _already_used()
+    # --- what was done ------------------------------------------------------------------------
 
-    def _labels_of(self, name: str, task_id: str) -> list[Label]:
-        """This person's vote on a task and the edits that came with it."""
-        mine = REVIEW_HISTORY.c
-        query = select(mine.label_ids).where(mine.name == name, mine.task_id == task_id)
-        with self._reading() as connection:
-            noted = [one for row in connection.execute(query).scalars() for one in json.loads(row)]
-        votes = self._store.all(Label, task_id=task_id, annotator=name, annotator_kind="human")
-        votes = [one for one in votes if one.is_vote]
-        known = {one.id for one in votes}
-        return [*votes, *self._store.get_all(Label, [one for one in noted if one not in known])]
-
-    # --- what was done --------------------------------------------------------------------------
+    def is_theirs(self, name: str, task_id: str) -> bool:
+        """True for a task this person has done, holds, or was given."""
+        with self._reading() as (connection, known):
+            if task_id in known.by_person.get(name, ()):
+                return True
+            for table in (REVIEW_HISTORY, REVIEW_LEASES, REVIEW_ASSIGNMENTS):
+                found = select(table).where(table.c.task_id == task_id, table.c.name == name)
+                if connection.execute(found).first():
+                    return True
+        return False
 
     def history(self, name: str, limit: int = 50) -> list[Deed]:
         """What this person did, the newest first."""
         mine = REVIEW_HISTORY.c
-        query = select(REVIEW_HISTORY).where(mine.name == name).order_by(mine.seq.desc())
-        with self._reading() as connection:
-            rows = connection.execute(query.limit(limit)).all()
+        query = select(REVIEW_HISTORY).where(mine.name == name, mine.action.in_(DONE))
+        with self._reading() as (connection, known):
+            rows = _rows(connection, query.order_by(mine.seq.desc()).limit(limit))
+            votes = {one.task_id: known.votes.get(one.task_id, {}).get(name) for one in rows}
+        ids = [one.label_id for one in votes.values() if one]
+        ids += [edit for row in rows for edit in json.loads(row.label_ids)]
+        labels = {one.id: one for one in self._store.get_all(Label, filter(None, ids))}
         deeds = []
         for row in rows:
-            labels = self._store.get_all(Label, json.loads(row.label_ids))
-            votes = [one for one in labels if one.task_id]
+            given = votes[row.task_id]
+            edits = [labels.get(one) for one in json.loads(row.label_ids)]
+            label = labels.get(given.label_id) if given else None
             deeds.append(
                 Deed(
                     row.task_id,
-                    answer_of(votes[0]) if votes else None,
+                    given.choice if given else None,
                     row.created_at,
-                    votes[0].comment if votes else "",
-                    len(labels) - len(votes),
+                    label.comment if label else "",
+                    sum(one is not None and not _is_withdrawn(one) for one in edits),
                 )
             )
         return deeds
@@ -347,132 +317,133 @@ class Desk:
     def progress(self, name: str) -> Progress:
         """How far this person and everybody are."""
         today = datetime.now(UTC).date().isoformat()
-        with self._reading() as connection:
-            gold, unfit = self._index.refreshed(connection)
-
-            def count(*conditions: Any) -> int:
-                asked = LABEL.c.task_id != ""
-                query = select(func.count()).select_from(LABEL).where(asked, *conditions)
-                return connection.execute(query.where(*_is_a_persons)).scalar_one()
-
+        active = select(func.count()).select_from(REVIEW_USERS)
+        with self._reading() as (connection, known):
             num_people = connection.execute(
-                select(func.count())
-                .select_from(REVIEW_USERS)
-                .where(REVIEW_USERS.c.is_active.is_(True))
+                active.where(REVIEW_USERS.c.is_active.is_(True))
             ).scalar_one()
-            mine, everybody = count(LABEL.c.annotator == name), count()
-            of_today = count(LABEL.c.annotator == name, LABEL.c.created_at >= today)
-        num_asked = len(self._index) - len(unfit) - len(gold)
-        wanted = num_asked * self._config.overlap + len(gold) * num_people
-        return Progress(mine, of_today, everybody, max(wanted, everybody))
+            mine = [known.votes[one][name] for one in known.by_person.get(name, ())]
+            given = sum(map(len, known.votes.values()))
+            num_asked, num_gold = len(known.tasks) - len(known.gold), len(known.gold)
+        wanted = num_asked * self._config.overlap + num_gold * num_people
+        of_today = sum(one.at >= today for one in mine)
+        return Progress(len(mine), of_today, given, max(wanted, given))
 
-    # --- a lead's --------------------------------------------------------------------------------
+    # --- a lead's -----------------------------------------------------------------------------
 
     def assign(self, task_ids: Iterable[str], names: Sequence[str], by: str) -> int:
         """Give each of these people each of these tasks; how many were news to somebody. An
         assigned task leaves the open pool."""
         new = 0
-        with storage_errors(self._store.folder), self._store.engine.begin() as connection:
-            self._lock(connection)
+        with self._writing() as (connection, _):
+            given = {
+                (one.task_id, one.name) for one in _rows(connection, select(REVIEW_ASSIGNMENTS))
+            }
             for task_id in task_ids:
                 for name in names:
-                    given = REVIEW_ASSIGNMENTS.c
-                    theirs = and_(given.task_id == task_id, given.name == name)
-                    if connection.execute(select(REVIEW_ASSIGNMENTS).where(theirs)).first():
-                        continue
-                    row = {"task_id": task_id, "name": name, "assigned_by": by}
-                    connection.execute(insert(REVIEW_ASSIGNMENTS), [row])
-                    new += 1
+                    if (task_id, name) not in given:
+                        row = {"task_id": task_id, "name": name, "assigned_by": by}
+                        connection.execute(insert(REVIEW_ASSIGNMENTS), [row])
+                        new += 1
         return new
 
     def release(self, name: str) -> int:
         """Put what was assigned to a person and not done back into the pool; how many tasks."""
         given = REVIEW_ASSIGNMENTS.c
-        with storage_errors(self._store.folder), self._store.engine.begin() as connection:
+        with self._writing() as (connection, _):
             done = self._done(connection, name)
             query = select(given.task_id).where(given.name == name)
-            open_ = [one for one in connection.execute(query).scalars() if one not in done]
-            for one in open_:
+            left = [one for one in connection.execute(query).scalars().all() if one not in done]
+            for one in left:
                 theirs = and_(given.task_id == one, given.name == name)
                 connection.execute(delete(REVIEW_ASSIGNMENTS).where(theirs))
-        return len(open_)
+        return len(left)
 
     def unassigned(self, limit: int) -> list[str]:
-        """The first open tasks that nobody was given, answered or holds; gold is not among them."""
-        with self._reading() as connection:
-            gold, unfit = self._index.refreshed(connection)
-            pool = self._pool(connection, "", time.time(), {*gold, *unfit})
+        """The first tasks of the pool that nobody was given or holds; gold is not among them."""
+        with self._reading() as (connection, known):
+            live = _rows(connection, select(REVIEW_LEASES))
+            live = [one for one in live if one.until > time.time()]
+            given = {one.task_id for one in _rows(connection, select(REVIEW_ASSIGNMENTS))}
+            pool = self._pool(known, given, live, "")
             return [one for one, _ in zip(pool, range(limit), strict=False)]
 
     def open_assignments(self) -> dict[str, int]:
         """How many assigned tasks each person still has to do."""
-        given = REVIEW_ASSIGNMENTS.c
-        left: dict[str, int] = {}
-        with self._reading() as connection:
-            for row in connection.execute(select(given.name, given.task_id)).all():
-                left.setdefault(row.name, 0)
-                left[row.name] += row.task_id not in self._done(connection, row.name)
+        with self._reading() as (connection, _):
+            given = _rows(connection, select(REVIEW_ASSIGNMENTS))
+            done = {name: self._done(connection, name) for name in {one.name for one in given}}
+        left = dict.fromkeys(done, 0)
+        for one in given:
+            left[one.name] += one.task_id not in done[one.name]
         return left
 
-    def gold(self) -> set[str]:
-        """Ids of the gold questions."""
-        with self._reading() as connection:
-            return set(self._index.refreshed(connection)[0])
+    def read(self, reader: Any) -> Any:
+        """`reader` of the tasks and votes as they are now, while nothing changes them."""
+        with self._reading() as (_, known):
+            return reader(known)
 
-    def _reading(self) -> Connection:
-        return self._store.engine.execution_options(read_only=True).connect()
+    # --- inside -------------------------------------------------------------------------------
+
+    @contextmanager
+    def _reading(self) -> Iterator[tuple[Connection, Standing]]:
+        """A connection that does not queue with writers, and what stands."""
+        engine = self._store.engine.execution_options(read_only=True)
+        with self._lock, storage_errors(self._store.folder, "read"), engine.connect() as connection:
+            self._known.refresh(connection)
+            yield connection, self._known
+
+    @contextmanager
+    def _writing(self) -> Iterator[tuple[Connection, Standing]]:
+        """One after the other, in all processes: SQLite's writers queue anyway."""
+        with (
+            self._lock,
+            storage_errors(self._store.folder),
+            self._store.engine.begin() as connection,
+        ):
+            if connection.dialect.name == "postgresql":
+                connection.execute(text(f"SELECT pg_advisory_xact_lock({POSTGRES_LOCK})"))
+            self._known.refresh(connection)
+            yield connection, self._known
 
 
-_is_a_persons = (LABEL.c.annotator_kind == "human", ~LABEL.c.source.startswith(SETTLED))
+def _rows(connection: Connection, query: Any) -> Sequence[Any]:
+    return connection.execute(query).all()
 
 
-class _Index:
-    """Which tasks are gold questions and which cannot be compared. Tasks do not change, so only
-    new ones are read; where some were erased, all are."""
+def _edit(
+    task: ReviewTask, place: int, written: str | None, name: str, last: Label | None
+) -> Label | None:
+    """The label that prefers a person's text to the candidate it mends. Without a text, one that
+    takes the last edit back, if there is one."""
+    if written is None and last is None:
+        return None
+    mended = Completion(text=written or "", finish_reason="stop")
+    if written is None and last is not None:
+        mended = last.candidates[0]
+    return Label(
+        prompt=task.prompt,
+        candidates=(mended, task.candidates[place]),
+        scores=(0.0, 0.0) if written is None else (1.0, 0.0),
+        reasons=(("withdrawn",), ("withdrawn",)) if written is None else (),
+        annotator=name,
+        annotator_kind="human",
+        interaction_id=task.interaction_id,
+        source=EDIT,
+        replaces=last.id if last else "",
+    )
 
-    def __init__(self, store: Store) -> None:
-        self._store, self._lock = store, threading.Lock()
-        self._reset()
 
-    def __len__(self) -> int:
-        return self._num
+def _is_withdrawn(label: Label | None) -> bool:
+    return label is not None and choice_of(label) == "withdrawn"
 
-    def _reset(self) -> None:
-        self._last, self._num = 0, 0
-        self._gold: list[str] = []
-        self._unfit: set[str] = set()
 
-    def refreshed(self, connection: Connection) -> tuple[list[str], set[str]]:
-        """Ids of the gold questions, and of tasks that have not two candidates."""
-        with self._lock:
-            there = connection.execute(select(func.count()).select_from(TASK)).scalar_one()
-            self._read(connection)
-            if there != self._num:
-                self._reset()
-                self._read(connection)
-            return list(self._gold), set(self._unfit)
-
-    def _read(self, connection: Connection) -> None:
-        query = select(TASK).where(TASK.c.seq > self._last).order_by(TASK.c.seq)
-        for row in connection.execute(query):
-            task = ReviewTask.model_validate_json(row.body)
-            self._last, self._num = row.seq, self._num + 1
-            if len(task.candidates) != 2:
-                self._unfit.add(task.id)
-            elif task.gold is not None:
-                self._gold.append(task.id)
+def _content(label: Label) -> Any:
+    """What a label says, without what it replaces."""
+    return label.candidates[0].text, label.scores, label.reasons, label.comment, label.source
 
 
 def _draw(*words: str) -> float:
     """A number in [0, 1) that is always the same for these words."""
     digest = hashlib.sha256("\0".join(words).encode("utf-8", "replace")).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
-
-
-def _already_used() -> AlreadyUsed:
-    return AlreadyUsed(
-        "This answer cannot be taken back any more",
-        got="an answer that was settled or paired",
-        expected="one that nothing was made from",
-        next="ask a lead for a second look",
-    )

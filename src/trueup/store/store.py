@@ -12,12 +12,12 @@ was added is on disk when `add` returns.
 
 import fcntl
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, insert, select
+from sqlalchemy import Engine, create_engine, event, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DatabaseError
@@ -78,51 +78,25 @@ class Store:
 
     def add_all(self, records: Iterable[Record]) -> int:
         """As `add`, for many. All or nothing."""
-        with storage_errors(self.folder), self._engine.begin() as connection:
-            return self._write(connection, records)
-
-    def _write(self, connection: Connection, records: Iterable[Record]) -> int:
         by_kind: dict[type[Record], list[Record]] = {}
         for record in records:
             by_kind.setdefault(type(record), []).append(record)
         new = 0
-        for kind, group in by_kind.items():
-            statement = self._insert_or_ignore(TABLES[kind])
-            known = self._known(connection, kind, [r.id for r in group])
-            fresh = {r.id: r for r in group if r.id not in known}
-            if not fresh:
-                continue
-            connection.execute(statement, [_row(kind, r) for r in fresh.values()])
-            edges = [{"child": r.id, "parent": p} for r in fresh.values() for p in set(r.parents())]
-            if edges:
-                connection.execute(self._insert_or_ignore(EDGES), edges)
-            new += len(fresh)
-        return new
-
-    def exchange(
-        self,
-        old: Sequence[Record],
-        new: Iterable[Record] = (),
-        *,
-        also: Callable[[Connection], None] | None = None,
-    ) -> bool:
-        """Delete `old`, write `new` and do `also` in one transaction: somebody changed their mind.
-
-        Returns:
-            False, with nothing changed, where some record was made from an old one.
-        """
-        ids = [record.id for record in old]
         with storage_errors(self.folder), self._engine.begin() as connection:
-            if connection.execute(select(EDGES).where(EDGES.c.parent.in_(ids)).limit(1)).first():
-                return False
-            for record in old:
-                table = TABLES[type(record)]
-                connection.execute(table.delete().where(table.c.id == record.id))
-            connection.execute(EDGES.delete().where(EDGES.c.child.in_(ids)))
-            self._write(connection, new)
-            if also:
-                also(connection)
-        return True
+            for kind, group in by_kind.items():
+                statement = self._insert_or_ignore(TABLES[kind])
+                known = self._known(connection, kind, [r.id for r in group])
+                fresh = {r.id: r for r in group if r.id not in known}
+                if not fresh:
+                    continue
+                connection.execute(statement, [_row(kind, r) for r in fresh.values()])
+                edges = [
+                    {"child": r.id, "parent": p} for r in fresh.values() for p in set(r.parents())
+                ]
+                if edges:
+                    connection.execute(self._insert_or_ignore(EDGES), edges)
+                new += len(fresh)
+        return new
 
     def release(self, release: Release) -> None:
         """Record a release and move the alias `champion` to it, in one transaction."""

@@ -1,12 +1,15 @@
 """A real review page on a real socket, people who may log in, and tasks to answer."""
 
+import os
 import re
+import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
@@ -49,8 +52,10 @@ class Client:
     def __init__(self, url: str, name: str = "") -> None:
         self.name = name
         self.http = httpx.Client(base_url=url, timeout=30)
+        self.csrf = ""
         if name:
             assert self.log_in().status_code == 303
+            self.csrf = self.token("/mine")
 
     def log_in(self, password: str = PASSWORD) -> httpx.Response:
         return self.http.post(
@@ -66,7 +71,7 @@ class Client:
         return answer.json()
 
     def post(self, path: str, **data: object) -> httpx.Response:
-        return self.http.post(path, data={"csrf": self.token("/mine"), **data})
+        return self.http.post(path, data={"csrf": self.csrf or self.token("/mine"), **data})
 
     def card(self) -> dict | None:
         return self.json("/index.json")["card"]
@@ -159,3 +164,79 @@ def open_review(store: Store) -> Iterator[Callable[..., Review]]:
 def hidden_order(html: str) -> list[str]:
     """The records' places of the answers, in the order of the page."""
     return re.findall(r"as the (first|second) says", html)[:2]
+
+
+# --- a browser ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Debian's Chromium: found, or installed where we are root."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
+        for command in (
+            ["apt-get", "update"],
+            ["apt-get", "install", "--yes", "--no-install-recommends", "chromium"],
+        ):
+            subprocess.run(
+                command,
+                env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+                capture_output=True,
+                timeout=500,
+            )
+        found = shutil.which("chromium")
+    if found is None:
+        pytest.skip("there is no chromium here, and no root to install Debian's")
+    return found
+
+
+@pytest.fixture(scope="session")
+def browser(chromium: str) -> Iterator[Any]:
+    """One browser for all tests; each takes a context of its own."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with api.sync_playwright() as playwright:
+        running = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def enter(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Opens a page as a person who has logged in by the form. A dialog, an error of a script, a
+    breach of the content policy or a request to another host fails the test."""
+    contexts, troubles = [], []
+
+    def entered(review: Review, name: str, **context: Any) -> Any:
+        made = browser.new_context(base_url=review.url, **context)
+        contexts.append(made)
+        made.set_default_timeout(20_000)
+        page = made.new_page()
+        page.on("dialog", lambda one: (troubles.append(f"dialog: {one.message}"), one.dismiss()))
+        page.on("pageerror", lambda one: troubles.append(f"script: {one}"))
+        page.on(
+            "console",
+            lambda one: (
+                troubles.append(f"console: {one.text}")
+                if "Content Security" in one.text or "Refused" in one.text
+                else None
+            ),
+        )
+        page.on(
+            "request",
+            lambda one: (
+                None if one.url.startswith(review.url) else troubles.append(f"elsewhere: {one.url}")
+            ),
+        )
+        page.goto("/login")
+        page.get_by_label("Name").fill(name)
+        page.get_by_label("Password").fill(PASSWORD)
+        page.get_by_role("button", name="Log in").click()
+        page.wait_for_url("**/")
+        return page
+
+    yield entered
+    for one in contexts:
+        one.close()
+    assert troubles == []

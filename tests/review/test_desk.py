@@ -188,7 +188,7 @@ def test_tasks_that_cannot_be_compared_are_never_shown(open_review, store) -> No
 
 
 def test_two_people_at_once_never_share_a_slot(open_review, store) -> None:
-    store.add_all([make_task(n) for n in range(30)])
+    store.add_all([make_task(n) for n in range(16)])
     review = open_review()
     failures: list[BaseException] = []
 
@@ -208,7 +208,7 @@ def test_two_people_at_once_never_share_a_slot(open_review, store) -> None:
         one.join()
     assert not failures
     votes = review.votes()
-    assert len(votes) == len({one.task_id for one in votes}) == 30
+    assert len(votes) == len({one.task_id for one in votes}) == 16
     assert len({one.annotator for one in votes}) > 1
 
 
@@ -227,10 +227,10 @@ def test_overlap_asks_that_many_people(open_review, store) -> None:
 
 def test_a_lease_runs_out(store) -> None:
     store.add(make_task(1))
-    desk = Desk(store, ReviewConfig(lease_s=0.05))
+    desk = Desk(store, ReviewConfig(lease_s=1.0))
     held = desk.next_for("ann")
     assert held and desk.next_for("bob") is None
-    time.sleep(0.06)
+    time.sleep(1.05)
     assert desk.next_for("bob") == held
 
 
@@ -288,7 +288,7 @@ def test_what_was_assigned_can_be_taken_back(open_review, store) -> None:
 
 
 def test_gold_questions_are_mixed_in_and_nothing_tells_them(open_review, store) -> None:
-    store.add_all([make_task(n) for n in range(20)])
+    store.add_all([make_task(n) for n in range(12)])
     gold = [make_task(n, gold=(1.0, 0.0), source="file:gold.jsonl") for n in range(100, 106)]
     store.add_all(gold)
     review = open_review(gold_rate=0.3)
@@ -309,7 +309,7 @@ def test_gold_questions_are_mixed_in_and_nothing_tells_them(open_review, store) 
         jumps.add(given - before)
         before = given
     places = [place for place, one in enumerate(asked) if one in {g.id for g in gold}]
-    assert 2 <= len(places) <= 6 and places[-1] < 25, places
+    assert 2 <= len(places) <= 6 and places[-1] < len(asked) - 1, places
     assert set(asked) >= {one.id for one in store.all(ReviewTask, source="loop")}
     assert jumps == {1}, "the progress would tell"
     assert len({re.sub(r"\s+", " ", one) for one in shapes}) <= 3, "first, middle and last page"

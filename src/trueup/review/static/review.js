@@ -115,6 +115,7 @@ if (work) {
   remember("diff");
   remember("keys");
   work.addEventListener("submit", (event) => {
+    if (event.submitter && event.submitter.classList.contains("none")) return event.preventDefault();
     if (event.target.dataset.action === "/second-look/") return; // goes back to the list
     event.preventDefault();
     send(event.target, event.submitter);

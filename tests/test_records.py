@@ -101,6 +101,7 @@ KINDS: dict[type[Record], tuple[dict[str, Any], dict[str, Any]]] = {
             "task_id": "task_1",
             "vote_ids": ("label_1",),
             "comment": "close",
+            "replaces": "label_3",
         },
     ),
     ReviewTask: (

@@ -84,8 +84,9 @@ def _turn(project: Project) -> Turn:
     # what is missing or forbidden shows before anything is drawn, labelled or trained
     measured_with = held_out(project)
     scorer = resolve(config.ab.scorer, endpoint=config.ab.endpoint, suite=project.suite)
-    labeller = resolve(config.label.judge, endpoint=config.label.endpoint)
-    taught = [labeller.id, *scored_by(store, config.train)]
+    taught = scored_by(store, config.train)
+    if config.label.judge != label.PEOPLE:
+        taught.insert(0, resolve(config.label.judge, endpoint=config.label.endpoint).id)
     ab.check_scorer(scorer, taught)
     gold = evaluate.read_gold(project.folder / config.evaluate.gold)
     evaluate.gold_judge(store, config.evaluate, gold, taught)
@@ -112,6 +113,7 @@ def _turn(project: Project) -> Turn:
             "examined": len(flags),
             "flagged": sum(f.raised for f in flags),
             "labelled": len(labels),
+            **_people(project),
             "new_pairs": len(fresh),
             **{f"skipped: {why}": n for why, n in skipped.items()},
         }
@@ -207,7 +209,9 @@ def _teacher(project: Project, checkpoint: Checkpoint) -> Judge | None:
     if asked is None:
         taught = taught_by(store, checkpoint)
         asked_of = ((config.label.judge, config.label.endpoint), (config.rounds.reward, None))
-        judges = (resolve(name, endpoint=at) for name, at in asked_of if name)
+        judges = (
+            resolve(name, endpoint=at) for name, at in asked_of if name and name != label.PEOPLE
+        )
         return next((one for one in judges if one.id in taught), None)
     reward = config.train.online.reward
     if not reward:
@@ -404,6 +408,14 @@ def held_out(project: Project, *, required: bool = True) -> pair.HeldOut:
     if required or (folder / config.evaluate.gold).is_file():
         prompts += [i.messages for i in evaluate.read_gold(folder / config.evaluate.gold)]
     return pair.HeldOut(prompts)
+
+
+def _people(project: Project) -> dict[str, int]:
+    """How many tasks wait for people, where people label."""
+    if project.config.label.judge != label.PEOPLE:
+        return {}
+    weighed = label.weigh(project.store, project.config.label)
+    return {"tasks waiting": len(weighed.waiting), "tasks unsettled": len(weighed.unsettled)}
 
 
 def _pending(have: int, need: int) -> Verdict:

@@ -17,6 +17,7 @@ from trueup.records import (
     Label,
     PreferencePair,
     Release,
+    ReviewTask,
 )
 
 __all__ = ["init", "open_project", "status"]
@@ -71,6 +72,7 @@ def status(ctx: click.Context, as_json: bool) -> None:
     kinds = (Interaction, Feedback, Flag, Label, PreferencePair, Dataset, Checkpoint)
     counts = {kind.tag: store.count(kind) for kind in kinds}
     counts["flags raised"] = store.count(Flag, raised=True)
+    counts |= _tasks(project)
     champion, releases = store.champion(), store.all(Release)
     if as_json:
         emit(
@@ -89,6 +91,16 @@ def status(ctx: click.Context, as_json: bool) -> None:
     for release in releases[-5:]:
         say(f"  {release.created_at[:16]}  {release.action:<9} {release.weights}  {_why(release)}")
     say("Next: trueup run")
+
+
+def _tasks(project: Project) -> dict[str, int]:
+    """Tasks by what they wait for, where people were asked anything."""
+    if not project.store.count(ReviewTask):
+        return {}
+    from trueup import label
+
+    found = label.weigh(project.store, project.config.label)
+    return {"tasks waiting": len(found.waiting), "tasks unsettled": len(found.unsettled)}
 
 
 def _why(release: Release) -> str:

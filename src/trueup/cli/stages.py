@@ -49,7 +49,7 @@ def flag(ctx: click.Context, as_json: bool) -> None:
 @json_option
 @click.pass_context
 def label(ctx: click.Context, as_json: bool) -> None:
-    """Draw rivals to each flagged answer and rank them with the configured judge."""
+    """Draw rivals to each flagged answer; a judge ranks them, or people are asked to."""
     from trueup import label as stage
 
     project = open_project(ctx)
@@ -59,6 +59,12 @@ def label(ctx: click.Context, as_json: bool) -> None:
         emit({"labels": len(labels), "annotators": sorted({one.annotator for one in labels})})
     else:
         say(f"{len(labels):,} labels written. Next: trueup pair")
+        if project.config.label.judge == stage.PEOPLE:
+            found = stage.weigh(project.store, project.config.label)
+            say(
+                f"{len(found.waiting):,} tasks wait for people, {len(found.unsettled):,} for "
+                "another look. See trueup tasks"
+            )
 
 
 @click.command()

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from trueup.errors import UnreadableVerdict
 from trueup.judges import Judge, resolve
 from trueup.judges.audit import require
-from trueup.label.config import LabelConfig
+from trueup.label.config import PEOPLE, LabelConfig
+from trueup.label.settle import settle
+from trueup.label.tasks import comparisons
 from trueup.models.stored import StoredModel
 from trueup.progress import task
-from trueup.records import Completion, Feedback, Flag, Interaction, Label, Sampling
+from trueup.records import Completion, Feedback, Flag, Interaction, Label, ReviewTask, Sampling
 from trueup.store import Store
 
 __all__ = ["run"]
@@ -22,9 +24,12 @@ def run(store: Store, config: LabelConfig, champion: StoredModel) -> list[Label]
 
     Reads:   raised flags whose interaction has no label yet, the worst first; user edits.
     Writes:  one Label an interaction, with every candidate and its score; an edit gives a second
-             label, by `human`, that prefers the edit to the logged answer.
-    Skips:   a prompt that was labelled before; one the chat template refuses, or longer than the
-             model's context; one whose verdict stays unreadable, up to `max_skip_rate`.
+             label, by `human`, that prefers the edit to the logged answer. With `people`, review
+             tasks instead, which compare the logged answer with samples. What people's votes on
+             tasks are settled into, see `settle`.
+    Skips:   a prompt that was labelled, or made a task, before; one the chat template refuses, or
+             longer than the model's context; one whose verdict stays unreadable, up to
+             `max_skip_rate`.
     Keeps:   tokens, log-probs, sampling and weights of every fresh sample.
     Again:   writes nothing until there are new flags.
     Killed:  labels are written every 32 prompts; the next call goes on from there.
@@ -35,14 +40,23 @@ def run(store: Store, config: LabelConfig, champion: StoredModel) -> list[Label]
              and at most 120 once a judge for its audit.
     Next:    pair.run
     """
-    judge = resolve(config.judge, endpoint=config.endpoint, memory=store)
     known = {one.id for one in store.each(Label, annotator=EDITOR)}
     edits = [one for one in _edit_labels(store) if one.id not in known]
     store.add_all(edits)
-    waiting = _waiting(store, config, champion)
+    if config.judge == PEOPLE:
+        _ask_people(store, config, champion)
+        made = []
+    else:
+        made = _ask_judge(store, config, champion)
+    return [*edits, *made, *settle(store, config).written]
+
+
+def _ask_judge(store: Store, config: LabelConfig, champion: StoredModel) -> list[Label]:
+    judge = resolve(config.judge, endpoint=config.endpoint, memory=store)
+    waiting = _waiting(store, champion, config.max_tokens)[: config.max_prompts]
     if waiting:
         require(store, judge, config.audit)
-    labels: list[Label] = [*edits]
+    labels: list[Label] = []
     unreadable: list[UnreadableVerdict] = []
     with task("label", len(waiting)) as advance:
         for at in range(0, len(waiting), BATCH):
@@ -56,10 +70,35 @@ def run(store: Store, config: LabelConfig, champion: StoredModel) -> list[Label]
     return labels
 
 
-def _waiting(store: Store, config: LabelConfig, champion: StoredModel) -> list[Interaction]:
-    """Flagged interactions to label, the worst first, each prompt once."""
+def _ask_people(store: Store, config: LabelConfig, champion: StoredModel) -> None:
+    """Tasks for what was flagged, a transaction a batch. Where the champion says nothing but what
+    was logged there is nothing to compare; it is not asked again before it is another champion."""
+    waiting = _waiting(store, champion, config.max_tokens)
+    keys = {one.id: f"nothing to compare {one.id} {champion.weights}" for one in waiting}
+    known = store.remembered(list(keys.values()))
+    waiting = [one for one in waiting if keys[one.id] not in known][: config.max_prompts]
+    with task("label", len(waiting)) as advance:
+        for at in range(0, len(waiting), BATCH):
+            batch = waiting[at : at + BATCH]
+            samples = _fresh(batch, champion, config)
+            found = [
+                comparisons(one, drawn, config.pairs_per_prompt)
+                for one, drawn in zip(batch, samples, strict=True)
+            ]
+            store.add_all(one for tasks in found for one in tasks)
+            silent = [one for one, tasks in zip(batch, found, strict=True) if not tasks]
+            store.remember({keys[one.id]: "" for one in silent})
+            advance(len(batch))
+
+
+def _waiting(store: Store, champion: StoredModel, max_tokens: int) -> list[Interaction]:
+    """Flagged interactions to label, the worst first, each prompt once. What people are asked about
+    already is not asked of a judge, too, nor the other way round."""
     flags = sorted(store.each(Flag, raised=True), key=lambda f: -f.score)
-    judged = [one for one in store.each(Label) if one.annotator_kind != "human"]
+    judged: list[Label | ReviewTask] = [
+        *(one for one in store.each(Label) if one.annotator_kind != "human"),
+        *(one for one in store.each(ReviewTask) if one.interaction_id),
+    ]
     done = {one.interaction_id for one in judged}
     seen = {one.prompt for one in judged}
     waiting = []
@@ -68,9 +107,9 @@ def _waiting(store: Store, config: LabelConfig, champion: StoredModel) -> list[I
             continue
         seen.add(interaction.prompt)
         # what the model cannot read would stop every turn at the same place
-        if champion.fits(interaction.prompt, config.max_tokens):
+        if champion.fits(interaction.prompt, max_tokens):
             waiting.append(interaction)
-    return waiting[: config.max_prompts]
+    return waiting
 
 
 def _fresh(

@@ -127,10 +127,12 @@ class VoteBook:
     Made once for many look-ups; `cast` keeps it up to date with what it gives back.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, task_id: str = "") -> None:
+        """Of all tasks, or of this one alone."""
         self._votes: dict[tuple[str, str], list[Label]] = {}
-        for one in store.each(Label, annotator_kind="human"):
-            if one.is_vote:
+        some = {"task_id": task_id} if task_id else {"annotator_kind": "human"}
+        for one in store.each(Label, **some):
+            if one.is_vote and one.annotator_kind == "human":
                 self._votes.setdefault((one.task_id, one.annotator), []).append(one)
 
     def newest(self, task_id: str, annotator: str) -> Label | None:
@@ -145,6 +147,16 @@ class VoteBook:
             if newest and choice_of(newest) not in (None, "withdrawn"):
                 found.setdefault(task_id, {})[annotator] = newest
         return found
+
+    def from_source(self, begins: str) -> list[Label]:
+        """The newest vote of every source that begins so, withdrawn or not, by task, annotator and
+        source."""
+        newest: dict[tuple[str, str, str], Label] = {}
+        for key, votes in self._votes.items():
+            for one in votes:
+                if one.source.startswith(begins):
+                    newest[*key, one.source] = one
+        return list(newest.values())
 
     def cast(
         self, task: ReviewTask, choice: Choice, annotator: str, *, source: str, comment: str = ""

@@ -35,8 +35,9 @@ def run(store: Store, config: PairConfig, held_out: HeldOut) -> Paired:
 
     Reads:   labels that no pair was made from.
     Writes:  at most one PreferencePair a label, in one transaction.
-    Skips:   unpaired labels; margins under `min_margin`; chosen equal to rejected; empty chosen;
-             prompts of the held-out suite or the gold set. Counted by reason in what it returns.
+    Skips:   unpaired labels; people's votes, and what a newer label replaces; margins under
+             `min_margin`; chosen equal to rejected; empty chosen; prompts of the held-out suite or
+             the gold set. Counted by reason in what it returns.
     Keeps:   every candidate's tokens, log-probs and weights; the label's id.
     Again:   writes nothing until there are new labels.
     Killed:  all pairs of the call or none.
@@ -44,11 +45,12 @@ def run(store: Store, config: PairConfig, held_out: HeldOut) -> Paired:
     Next:    freeze, then train.run
     """
     used, skipped, pairs = store.used(PreferencePair), Paired(), []
+    replaced = _replaced(store)
     for label in store.each(Label):
         # rounds and best-of-N make what they need of their own labels
         if label.id in used or label.source.startswith(ROUNDS):
             continue
-        made = _pair(label, config, held_out)
+        made = "replaced" if label.id in replaced else _pair(label, config, held_out)
         if isinstance(made, PreferencePair):
             pairs.append(made)
         else:
@@ -59,14 +61,17 @@ def run(store: Store, config: PairConfig, held_out: HeldOut) -> Paired:
 
 def new_pairs(store: Store, held_out: HeldOut | None = None) -> list[PreferencePair]:
     """Pairs that no turn has used; of equal ones the widest margin. What became held out since a
-    pair was made is left out."""
+    pair was made is left out, and so is a pair whose label was replaced."""
+    replaced = _replaced(store)
     used = {one for dataset in _used_up(store) for one in dataset.pair_ids}
     known, kept = set(), {}
     for pair in store.each(PreferencePair):
         key = (pair.prompt_hash, pair.chosen.text.strip(), pair.rejected.text.strip())
         if pair.id in used:
             known.add(key)
-        elif held_out and held_out.contains(pair.prompt):
+        elif (held_out and held_out.contains(pair.prompt)) or not replaced.isdisjoint(
+            pair.label_ids
+        ):
             continue
         elif key not in kept or pair.margin > kept[key].margin:
             kept[key] = pair
@@ -82,9 +87,16 @@ def unpaired(store: Store, held_out: HeldOut, *, source: str | None = None) -> l
         one
         for one in found
         if len(one.candidates) == 1
+        and not one.is_vote
         and (source or one.id not in used)
         and not held_out.contains(one.prompt)
     ]
+
+
+def _replaced(store: Store) -> set[str]:
+    """Labels that a newer one took the place of: votes that were changed, and what people's votes
+    were settled into before."""
+    return {one.replaces for one in store.each(Label, annotator_kind="human") if one.replaces}
 
 
 def _used_up(store: Store) -> list[Dataset]:

@@ -109,10 +109,10 @@ def cheap_passwords() -> Iterator[None]:
 
 
 @contextmanager
-def serving(store: Store, config: ReviewConfig) -> Iterator[str]:
+def serving(store: Store, config: ReviewConfig, overlap: int = 1) -> Iterator[str]:
     """The page on a free port, in a thread; its address."""
     listening = listen(store, config)
-    server = make_server(store, config)
+    server = make_server(store, config, overlap)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     deadline = time.monotonic() + 30
@@ -138,9 +138,9 @@ def open_review(store: Store) -> Iterator[Callable[..., Review]]:
     """Opens the page with settings: `open_review(overlap=2)`. ann, bob, lea and ada may log in."""
     with ExitStack() as stack:
 
-        def opened(**settings: object) -> Review:
+        def opened(overlap: int = 1, **settings: object) -> Review:
             config = ReviewConfig(**{"port": 0, "gold_rate": 0.0, **settings})  # type: ignore[arg-type]
-            url = stack.enter_context(serving(store, config))
+            url = stack.enter_context(serving(store, config, overlap))
             people = People(store)
             if not people.all():
                 for name, role in (

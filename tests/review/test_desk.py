@@ -13,13 +13,15 @@ import httpx
 import pytest
 
 from conftest import PASSWORD, Client, hidden_order, make_task
-from trueup.label.votes import choice_of
+from trueup.label.config import LabelConfig
+from trueup.label.settle import settle
+from trueup.label.votes import SECOND_LOOK, choice_of
 from trueup.pair import PairConfig
 from trueup.pair import run as pair_run
 from trueup.pair.decontaminate import HeldOut
 from trueup.records import Completion, Label, Message, PreferencePair, ReviewTask
 from trueup.review.config import ReviewConfig
-from trueup.review.desk import EDIT, SECOND_LOOK, Desk, Said
+from trueup.review.desk import EDIT, Desk, Said
 from trueup.store import Store
 
 
@@ -378,6 +380,8 @@ def test_a_lead_decides_what_people_disagree_on(open_review, store) -> None:
     assert lea.json("/second-look")["rows"][0]["settled_by"] == "lea"
     assert lea.json("/team")["num_apart"] == 0
     assert len(review.votes()) == 5, "their votes stay"
+    settled = {one.task_id: one for one in settle(store, LabelConfig(overlap=2)).written}
+    assert choice_of(settled[task_id]) == choice_of(look), "and hers decides"
     assert ann.http.get("/second-look").status_code == 403
     assert ann.post(f"/second-look/{task_id}", choice="1").status_code == 403
 

@@ -220,10 +220,10 @@ def test_hostile_words_are_escaped_in_every_page(open_review: Any, store: Store)
     bad = "</script></textarea><script>x</script><img src=x onerror=y>\u202e&amp;'\""
     for n in range(2):
         store.add(make_task(n, first=bad + "1", second=bad + "2"))
-    review = open_review(overlap=2, guidelines=bad, rubric=(bad[:60],))
+    review = open_review(overlap=2, guidelines=bad, rubric=(bad[:40],))
     ada = review.enter("ada")
     pages = [ada.http.get("/").text]
-    ada.answer("1", comment=bad, edit_1=bad + "mended", reasons_1=bad[:60])
+    ada.answer("1", comment=bad, edit_1=bad + "mended", reasons_1=bad[:40])
     pages += [ada.http.get(path).text for path in (*PAGES, f"/{bad}", "/login")]
     pages.append(ada.post("/people", name=bad, password="y" * 12, role=bad).text)
     for page in pages:

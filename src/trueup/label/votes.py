@@ -23,6 +23,8 @@ from trueup.store import Store
 
 __all__ = [
     "CHOICES",
+    "REVIEW",
+    "SECOND_LOOK",
     "Choice",
     "VoteBook",
     "choice_of",
@@ -36,6 +38,12 @@ __all__ = [
 Choice = Literal["first", "second", "tie", "both bad", "withdrawn"]
 CHOICES: tuple[Choice, ...] = ("first", "second", "tie", "both bad")
 """What a vote may say, in the order of the keys."""
+
+REVIEW = "review"
+"""Source of a vote from the review page."""
+
+SECOND_LOOK = "review:second-look"
+"""Source of a lead's vote on a task that others disagree on: where there is one, it decides."""
 
 SCORES: dict[Choice, tuple[float, float]] = {
     "first": (1.0, 0.0),
@@ -52,7 +60,7 @@ def vote(
     choice: Choice,
     annotator: str,
     *,
-    source: str = "review",
+    source: str = REVIEW,
     reasons: Sequence[Sequence[str]] = ((), ()),
     comment: str = "",
     replaces: str = "",

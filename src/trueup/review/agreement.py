@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
 
-from trueup.label.votes import Choice
-from trueup.review.desk import SECOND_LOOK
+from trueup.label.votes import SECOND_LOOK, Choice
 from trueup.review.standing import Standing, Vote
 from trueup.stats import Interval, cohen_kappa, krippendorff_alpha, wilson
 

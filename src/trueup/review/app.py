@@ -31,11 +31,12 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from trueup.errors import DataError, RecordNotFound, TrueupError
+from trueup.label.votes import SECOND_LOOK
 from trueup.records import ReviewTask
 from trueup.review.agreement import Reader, disagreements
 from trueup.review.card import Pick, as_pick, card, read_said, to_pick
 from trueup.review.config import ReviewConfig
-from trueup.review.desk import SECOND_LOOK, Desk, Said
+from trueup.review.desk import Desk, Said
 from trueup.review.guard import Guard
 from trueup.review.people import ROLES, People, Person, Role, Session, TooManyAttempts, as_role
 from trueup.store import Store
@@ -53,12 +54,16 @@ class NotLoggedIn(Exception):
     """The page is for people who are."""
 
 
-def create_app(store: Store, config: ReviewConfig) -> FastAPI:
-    """The app; the store is the caller's to close."""
+def create_app(store: Store, config: ReviewConfig, overlap: int = 1) -> FastAPI:
+    """The app; the store is the caller's to close.
+
+    Args:
+        overlap: how many people answer each task of the open pool, `label.overlap`.
+    """
     app = FastAPI(title="trueup review", docs_url=None, redoc_url=None, openapi_url=None)
-    app.state.store, app.state.config = store, config
+    app.state.store, app.state.config, app.state.overlap = store, config, overlap
     app.state.people = People(store, session_h=config.session_h)
-    app.state.desk = Desk(store, config)
+    app.state.desk = Desk(store, config, overlap)
     app.state.reader = Reader()
     app.mount("/static", StaticFiles(directory=HERE / "static"))
     for add in (_doors, _work, _leads, _admins):
@@ -426,7 +431,7 @@ def _leads(app: FastAPI) -> None:
             "num_apart": sum(not one.settled_by for one in apart),
             "progress": desk.progress("")._asdict(),
             "num_gold": num_gold,
-            "overlap": config.overlap,
+            "overlap": app.state.overlap,
         }
 
     @app.get("/team")

@@ -34,9 +34,6 @@ class ReviewConfig(StageConfig):
     guidelines: str = ""
     """What annotators should know, shown above every task."""
 
-    overlap: int = Field(default=1, ge=1)
-    """How many people answer each task of the open pool. Agreement needs two."""
-
     gold_rate: float = Field(default=0.1, ge=0, le=1)
     """Share of gold questions among the tasks a person gets, while there are any."""
 

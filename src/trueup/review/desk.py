@@ -17,19 +17,15 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, and_, delete, func, insert, or_, select, text, update
 
 from trueup.errors import DataError
-from trueup.label.votes import Choice, choice_of, vote
+from trueup.label.votes import REVIEW, Choice, choice_of, vote
 from trueup.records import Completion, Label, ReviewTask
 from trueup.review.config import ReviewConfig
 from trueup.review.standing import Standing, Vote
 from trueup.store import Store, storage_errors
 from trueup.store.tables import REVIEW_ASSIGNMENTS, REVIEW_HISTORY, REVIEW_LEASES, REVIEW_USERS
 
-__all__ = ["EDIT", "REVIEW", "SECOND_LOOK", "Deed", "Desk", "Progress", "Said"]
+__all__ = ["EDIT", "Deed", "Desk", "Progress", "Said"]
 
-REVIEW = "review"
-"""Source of a vote."""
-SECOND_LOOK = "review:second-look"
-"""Source of a lead's vote on a task that others disagree on."""
 EDIT = "review:edit"
 """Source of an edit: a label without a task, the edited text over the answer it mends."""
 
@@ -69,8 +65,12 @@ class Progress(NamedTuple):
 class Desk:
     """Hands out tasks and takes answers. Safe to use from several threads and processes."""
 
-    def __init__(self, store: Store, config: ReviewConfig) -> None:
-        self._store, self._config = store, config
+    def __init__(self, store: Store, config: ReviewConfig, overlap: int = 1) -> None:
+        """
+        Args:
+            overlap: how many people answer each task of the open pool.
+        """
+        self._store, self._config, self._overlap = store, config, overlap
         self._known, self._lock = Standing(), threading.RLock()
 
     # --- what next ----------------------------------------------------------------------------
@@ -130,7 +130,7 @@ class Desk:
         for task_id in known.tasks:
             if task_id not in known.gold and task_id not in given:
                 people = known.votes.get(task_id, {}).keys() | looking.get(task_id, set())
-                if len(people - {name}) < self._config.overlap:
+                if len(people - {name}) < self._overlap:
                     yield task_id
 
     def _gold_for(self, name: str, known: Standing) -> list[str]:
@@ -325,7 +325,7 @@ class Desk:
             mine = [known.votes[one][name] for one in known.by_person.get(name, ())]
             given = sum(map(len, known.votes.values()))
             num_asked, num_gold = len(known.tasks) - len(known.gold), len(known.gold)
-        wanted = num_asked * self._config.overlap + num_gold * num_people
+        wanted = num_asked * self._overlap + num_gold * num_people
         of_today = sum(one.at >= today for one in mine)
         return Progress(len(mine), of_today, given, max(wanted, given))
 

@@ -17,10 +17,12 @@ __all__ = ["listen", "make_server", "serve"]
 GRACE_S = 5
 
 
-def serve(store: Store, config: ReviewConfig, listening: socket.socket) -> None:
+def serve(
+    store: Store, config: ReviewConfig, listening: socket.socket, *, overlap: int = 1
+) -> None:
     """Serve until Ctrl-C or SIGTERM on what `listen` gave."""
     with contextlib.suppress(KeyboardInterrupt):  # the ordinary way to stop it
-        make_server(store, config).run(sockets=[listening])
+        make_server(store, config, overlap).run(sockets=[listening])
 
 
 def listen(store: Store, config: ReviewConfig) -> socket.socket:
@@ -59,11 +61,11 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def make_server(store: Store, config: ReviewConfig) -> uvicorn.Server:
+def make_server(store: Store, config: ReviewConfig, overlap: int = 1) -> uvicorn.Server:
     """The server without its socket, for those who run it in a thread of their own."""
     return uvicorn.Server(
         uvicorn.Config(
-            create_app(store, config),
+            create_app(store, config, overlap),
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=GRACE_S,

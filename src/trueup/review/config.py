@@ -20,13 +20,7 @@ class ReviewConfig(StageConfig):
     https: bool = False
     """True where a proxy in front speaks HTTPS: the cookies then never travel without it."""
 
-    rubric: tuple[str, ...] = (
-        "Wrong",
-        "Made up",
-        "Misses the question",
-        "Too long",
-        "Unsafe",
-    )
+    rubric: tuple[str, ...] = ("Wrong", "Made up", "Misses the question", "Too long", "Unsafe")
     """What may be wrong with an answer, to tick beside it. The ticks are the label's reasons."""
 
     guidelines: str = ""

@@ -316,7 +316,7 @@ def test_commands_in_the_docs_parse(words: list[str], monkeypatch: pytest.Monkey
         while isinstance(context.command, click.Group):
             rest = [*context._protected_args, *context.args]
             if not rest and context.command.invoke_without_command:
-                break
+                break  # a group that does something by itself
             name, command, rest = context.command.resolve_command(context, rest)
             assert command is not None
             context = command.make_context(name, rest, parent=context)

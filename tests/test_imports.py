@@ -24,7 +24,7 @@ LAYERS = [
     {"store", "models", "judges", "sandbox", "shift", "toy", "launch", "privacy", "vectors"},
     {"capture", "flag", "label", "pair", "train", "guard", "evaluate", "ab", "promote"},
     {"project", "loop", "rounds", "drill", "compare", "quickstart"},
-    {"cli", "web", "gateway", "__main__"},
+    {"cli", "web", "gateway", "review", "__main__"},
 ]
 STAGES = LAYERS[2]
 MODELS = {"torch", "transformers", "peft", "huggingface_hub"}

@@ -22,6 +22,7 @@ from trueup.pair.config import PairConfig
 from trueup.privacy.config import PrivacyConfig
 from trueup.promote.config import PromoteConfig
 from trueup.records import Checkpoint
+from trueup.review.config import ReviewConfig
 from trueup.rounds.config import RoundsConfig
 from trueup.shift.config import ShiftConfig
 from trueup.store import Store
@@ -49,6 +50,7 @@ class Config(StageConfig):
     privacy: PrivacyConfig = PrivacyConfig()
     flag: FlagConfig = FlagConfig()
     label: LabelConfig = LabelConfig()
+    review: ReviewConfig = ReviewConfig()
     pair: PairConfig = PairConfig()
     shift: ShiftConfig = ShiftConfig()
     train: TrainConfig = TrainConfig()
@@ -94,6 +96,7 @@ class Project:
         from trueup.vectors import open_index
 
         return open_index(self.store, self.config.vectors, self.embedder.id)
+
     def forget(self, ids: Sequence[str]) -> None:
         """Take the vectors of erased interactions out of the index, every embedder's."""
         from trueup.vectors import erase_vectors

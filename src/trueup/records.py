@@ -323,7 +323,8 @@ class Label(Record, _Grown):
     """One annotator's scores for one or more completions of a prompt.
 
     Scores compare within a label only: higher is better, equal is a tie. A single candidate
-    is unpaired signal, +1 desirable and -1 not (KTO).
+    is unpaired signal, +1 desirable and -1 not (KTO). What a person's answer to a task looks like
+    is said in `trueup.label.votes`.
     """
 
     tag = "label"

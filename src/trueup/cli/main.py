@@ -29,6 +29,7 @@ COMMANDS = {
     "topics": "vectors",
     "flag": "flag",
     "label": "stages",
+    "review": "review",
     "tasks": "tasks",
     "annotators": "tasks",
     "label-studio": "label_studio",
@@ -60,6 +61,7 @@ COMMANDS = {
 
 EXTRAS = {
     **dict.fromkeys(("starlette", "uvicorn"), "gateway"),
+    **dict.fromkeys(("fastapi", "python_multipart"), "review"),
     **dict.fromkeys(
         ("torch", "transformers", "peft", "safetensors", "gguf", "huggingface_hub"), "train"
     ),

@@ -15,7 +15,7 @@ vote at all. An answer that a person wrote is no vote but a label of its own, wi
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from trueup.records import Label, ReviewTask
@@ -23,6 +23,8 @@ from trueup.store import Store
 
 __all__ = [
     "CHOICES",
+    "REVIEW",
+    "SECOND_LOOK",
     "Choice",
     "VoteBook",
     "choice_of",
@@ -36,6 +38,12 @@ __all__ = [
 Choice = Literal["first", "second", "tie", "both bad", "withdrawn"]
 CHOICES: tuple[Choice, ...] = ("first", "second", "tie", "both bad")
 """What a vote may say, in the order of the keys."""
+
+REVIEW = "review"
+"""Source of a vote from the review page."""
+
+SECOND_LOOK = "review:second-look"
+"""Source of a lead's vote on a task that others disagree on: where there is one, it decides."""
 
 SCORES: dict[Choice, tuple[float, float]] = {
     "first": (1.0, 0.0),
@@ -52,23 +60,26 @@ def vote(
     choice: Choice,
     annotator: str,
     *,
-    source: str = "review",
+    source: str = REVIEW,
+    reasons: Sequence[Sequence[str]] = ((), ()),
     comment: str = "",
     replaces: str = "",
 ) -> Label:
     """The label for what somebody said of the two candidates of a task.
 
     Args:
+        reasons: what they found wrong with each candidate.
         source: where it was said: `review`, `file:NAME`, `label-studio:ANNOTATION`.
         replaces: id of the annotator's own vote that this one changes, if any. Without it, going
             back to an earlier choice would be that earlier label, and not a new one.
     """
-    said = ((choice,), (choice,)) if choice in ("both bad", "withdrawn") else ()
+    if choice in ("both bad", "withdrawn"):
+        reasons = [(choice, *some) for some in reasons]
     return Label(
         prompt=task.prompt,
         candidates=task.candidates,
         scores=SCORES[choice],
-        reasons=said,
+        reasons=tuple(map(tuple, reasons)) if any(reasons) else (),
         annotator=annotator,
         annotator_kind="human",
         interaction_id=task.interaction_id,

@@ -2,6 +2,7 @@
 
 Nothing is written here; `settle` makes labels of it, pages and commands show it. A vote counts if
 it is its annotator's newest on the task, and if the annotator knows the answers to gold questions.
+Where a lead gave a task a second look, that vote decides.
 """
 
 from collections import Counter
@@ -11,7 +12,7 @@ from typing import NamedTuple
 
 from trueup.label.config import LabelConfig
 from trueup.label.tasks import tasks_of
-from trueup.label.votes import CHOICES, Choice, VoteBook, choice_of, gold_choice
+from trueup.label.votes import CHOICES, SECOND_LOOK, Choice, VoteBook, choice_of, gold_choice
 from trueup.records import Label, ReviewTask
 from trueup.stats.agreement import krippendorff_alpha
 from trueup.stats.dawid_skene import DawidSkene, Vote, dawid_skene
@@ -136,6 +137,11 @@ def weigh(store: Store, config: LabelConfig) -> Weighed:
         if task.gold is not None:
             continue
         by = votes.get(key, {})
+        looks = [one for one in by.values() if one.source == SECOND_LOOK]
+        if looks and (decided := choice_of(looks[-1])):
+            ids = tuple(sorted(one.id for one in by.values()))
+            found.outcomes[key] = Outcome(decided, 1.0, ids, True)
+            continue
         if len(by) < config.overlap:
             found.waiting.append(task)
             continue

@@ -70,9 +70,7 @@ def _insert(
             f'INSERT OR IGNORE INTO "{table.name}" ({into}) VALUES ({places})', rows
         ).rowcount
     statement = store.insert_or_ignore(table).returning(table.c.id)
-    named = [
-        dict(zip(names, (*map(store.column, row[:-1]), row[-1]), strict=True)) for row in rows
-    ]
+    named = [dict(zip(names, (*map(store.column, row[:-1]), row[-1]), strict=True)) for row in rows]
     return len(connection.execute(statement, named).fetchall())
 
 

@@ -88,11 +88,34 @@ def m005_privacy(connection: Connection) -> None:
         connection.execute(text('ALTER TABLE interaction ALTER COLUMN "user" SET STATISTICS 0'))
 
 
+def m006_review(connection: Connection) -> None:
+    """The review page's people, sessions, assignments, leases and what each person did."""
+    for table in (
+        "review_user (name VARCHAR PRIMARY KEY, role VARCHAR NOT NULL, password VARCHAR NOT NULL, "
+        "is_active BOOLEAN NOT NULL, created_at VARCHAR NOT NULL)",
+        "review_session (token VARCHAR PRIMARY KEY, name VARCHAR NOT NULL, csrf VARCHAR NOT NULL, "
+        "until FLOAT NOT NULL)",
+        "review_assignment (task_id VARCHAR NOT NULL, name VARCHAR NOT NULL, "
+        "assigned_by VARCHAR NOT NULL, UNIQUE (task_id, name))",
+        "review_lease (task_id VARCHAR NOT NULL, name VARCHAR NOT NULL, until FLOAT NOT NULL, "
+        "UNIQUE (task_id, name))",
+        f"review_history (seq {_serial(connection)}, name VARCHAR NOT NULL, "
+        "task_id VARCHAR NOT NULL, action VARCHAR NOT NULL, label_ids VARCHAR NOT NULL, "
+        "created_at VARCHAR NOT NULL)",
+    ):
+        connection.execute(text(f"CREATE TABLE {table}"))
+    for table in ("session", "assignment", "lease", "history"):
+        connection.execute(text(f"CREATE INDEX review_{table}_by_name ON review_{table} (name)"))
+
+
+def _serial(connection: Connection) -> str:
+    is_postgres = connection.dialect.name == "postgresql"
+    return "SERIAL PRIMARY KEY" if is_postgres else "INTEGER PRIMARY KEY"
+
+
 def _create(connection: Connection, table: str, columns: tuple[str, ...]) -> None:
     """The table of a record kind, with an index a column."""
-    serial = (
-        "SERIAL PRIMARY KEY" if connection.dialect.name == "postgresql" else "INTEGER PRIMARY KEY"
-    )
+    serial = _serial(connection)
     extra = "".join(f", {c} {'BOOLEAN' if c == 'raised' else 'VARCHAR'}" for c in columns)
     connection.execute(
         text(
@@ -111,6 +134,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     m003_verdicts,
     m004_tasks,
     m005_privacy,
+    m006_review,
 )
 
 

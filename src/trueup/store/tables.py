@@ -4,7 +4,8 @@ The JSON is the record; the columns are copies of some of its fields. `edges` ho
 child-parent link, so lineage is a query in both directions. `verdicts` is a cache and no record:
 what a language model that judges said, by a hash of what it was asked. `erased` are the ids of
 records that are gone, `erasures` the jobs that took them, `salts` the keys of users' pseudonyms,
-and `audit_trail` says who did what.
+and `audit_trail` says who did what. The `review_` tables are the review page's own: who may log
+in, and who looks at which task now. What people answered there is records.
 """
 
 import hashlib
@@ -24,7 +25,21 @@ from sqlalchemy import (
 
 from trueup import records
 
-__all__ = ["ALIASES", "EDGES", "KINDS", "METADATA", "TABLES", "VERDICTS", "column_value", "kind_of"]
+__all__ = [
+    "ALIASES",
+    "EDGES",
+    "KINDS",
+    "METADATA",
+    "REVIEW_ASSIGNMENTS",
+    "REVIEW_HISTORY",
+    "REVIEW_LEASES",
+    "REVIEW_SESSIONS",
+    "REVIEW_USERS",
+    "TABLES",
+    "VERDICTS",
+    "column_value",
+    "kind_of",
+]
 
 MAX_COLUMN_BYTES = 600  # an entry of a Postgres index holds 2,704
 
@@ -123,6 +138,54 @@ AUDIT_TRAIL = Table(
     Column("action", String, nullable=False),
     Column("details", String, nullable=False),
     Column("hash", String, nullable=False),
+)
+
+REVIEW_USERS = Table(
+    "review_user",
+    METADATA,
+    Column("name", String, primary_key=True),
+    Column("role", String, nullable=False),
+    Column("password", String, nullable=False),
+    Column("is_active", Boolean, nullable=False),
+    Column("created_at", String, nullable=False),
+)
+
+REVIEW_SESSIONS = Table(
+    "review_session",
+    METADATA,
+    Column("token", String, primary_key=True),
+    Column("name", String, nullable=False),
+    Column("csrf", String, nullable=False),
+    Column("until", Float, nullable=False),
+)
+
+REVIEW_ASSIGNMENTS = Table(
+    "review_assignment",
+    METADATA,
+    Column("task_id", String, nullable=False),
+    Column("name", String, nullable=False),
+    Column("assigned_by", String, nullable=False),
+    UniqueConstraint("task_id", "name"),
+)
+
+REVIEW_LEASES = Table(
+    "review_lease",
+    METADATA,
+    Column("task_id", String, nullable=False),
+    Column("name", String, nullable=False),
+    Column("until", Float, nullable=False),
+    UniqueConstraint("task_id", "name"),
+)
+
+REVIEW_HISTORY = Table(
+    "review_history",
+    METADATA,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("name", String, nullable=False),
+    Column("task_id", String, nullable=False),
+    Column("action", String, nullable=False),
+    Column("label_ids", String, nullable=False),
+    Column("created_at", String, nullable=False),
 )
 
 

@@ -206,7 +206,7 @@ class Store:
         for name, value in equals.items():
             query = query.where(table.c[name] == value)
         wanted = None if among is None else list(among)
-        with self._reading() as connection:
+        with self.reading() as connection:
             if wanted is None:
                 yield from map(tuple, connection.execute(query))
                 return

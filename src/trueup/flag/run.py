@@ -30,6 +30,10 @@ FLAGGER = "signals/2"
 CERTAIN = ("empty", "feedback", "error", "bad_call")
 """Signals that call for a look whatever a learned flagger makes of them."""
 
+TOLD = ("unlikely_token", "unlikely_share", "uncertain")
+"""Signals that are kept with a flag for a learned flagger and raise none by themselves: they say
+again what `unlikely` says, and on labelled answers less well."""
+
 BATCH = 256  # interactions whose sentences are embedded together
 
 
@@ -244,4 +248,4 @@ def _deciding(found: dict[str, float]) -> list[str]:
     all but those that are no guess."""
     if "learned" in found:
         return [name for name in found if name in (*CERTAIN, "learned", "llm")]
-    return [name for name in found if name != "chance"]
+    return [name for name in found if name not in TOLD]

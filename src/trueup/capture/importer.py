@@ -24,9 +24,9 @@ from typing import Any, NamedTuple, TypeVar, get_args
 from pydantic_core import from_json
 
 from trueup.capture.plain import PlainRows
-from trueup.capture.recorder import Scrub
 from trueup.capture.shapes import SHAPES, Origin, Skip, to_record
 from trueup.errors import ConfigError, DataError
+from trueup.privacy import Scrub
 from trueup.progress import task
 from trueup.records import AnnotatorKind, Interaction, Label, Record
 from trueup.store import Store, row_of
@@ -159,14 +159,7 @@ class _Tally:
         if self.scrub is None:
             return record
         try:
-            if isinstance(record, Interaction):
-                return _identified(self.scrub(record))
-            parts = [
-                self.scrub(Interaction(prompt=record.prompt, completion=one, source=record.source))
-                for one in record.candidates
-            ]
-            new = {"prompt": parts[0].prompt, "candidates": tuple(p.completion for p in parts)}
-            return _identified(record.model_copy(update=new))
+            return _identified(self.scrub(record))
         except Exception as error:
             raise Skip("could not be scrubbed", type(error).__name__) from None
 

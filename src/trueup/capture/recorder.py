@@ -24,16 +24,14 @@ from trueup.capture.config import CaptureConfig
 from trueup.capture.ledger import Ledger, crashes
 from trueup.capture.recall import Recall, size_of
 from trueup.capture.rules import why_left_out
-from trueup.errors import StorageError
+from trueup.errors import DataError, StorageError
+from trueup.privacy import Scrub
 from trueup.records import Feedback, Interaction
 from trueup.store import Store
 
 __all__ = ["Kept", "Recorder", "Scrub"]
 
 Build = Callable[[], Sequence[Interaction]]
-Scrub = Callable[[Interaction], Interaction]
-"""Takes out what must not be written. What it raises for is not written at all."""
-
 REASONS: dict[str, tuple[str, ...]] = {
     "captured": ("",),
     "dropped": ("queue_size", "queue_mb", "closed"),
@@ -127,13 +125,24 @@ class Recorder:
 
     # --- for senders who wait -------------------------------------------------------------------
 
-    def feedback(self, feedback: Feedback) -> None:
-        """Write feedback; it is on disk when this returns.
+    def feedback(self, feedback: Feedback) -> Feedback:
+        """Write feedback, scrubbed; what was written is on disk when this returns.
 
         Raises:
             StorageError: it could not be written.
+            DataError: it could not be scrubbed.
         """
-        self._store.add(feedback)
+        try:
+            clean = self._scrub(feedback) if self._scrub else feedback
+        except Exception as error:  # its text may be the very thing that must not be written
+            raise DataError(
+                "Feedback could not be scrubbed, and so is not kept",
+                got=type(error).__name__,
+                expected="text that privacy.scrubber can read",
+                next="see the gateway's log",
+            ) from None
+        self._store.add(clean)
+        return clean
 
     def keep(self, requests: Sequence[Sequence[Interaction]], *, route: str = "") -> list[Kept]:
         """Write the interactions of requests (one a choice) by the same rules, scrubbed likewise;
@@ -163,11 +172,12 @@ class Recorder:
         self._count("captured", "", len(wanted))
         return kept
 
-    def recall(self, name: str) -> list[Interaction]:
+    def recall(self, name: str, tenant: str | None = None) -> list[Interaction]:
         """Bring in a request that the rate had left out; it is on disk when this returns.
 
         Args:
             name: its request id, or the id of one of its interactions.
+            tenant: whose it must be, if it matters.
 
         Returns:
             Its interactions as they were written; empty if it is not remembered (any more).
@@ -177,6 +187,9 @@ class Recorder:
         """
         with self._lock:
             group = self._recall.take(name)
+            if tenant and group and group[0].tenant != tenant:
+                self._recall.hold(group)
+                return []
             self._sent += len(group)
             self._recalled += len(group)
         clean = [one for one in map(self._scrubbed, group) if one]

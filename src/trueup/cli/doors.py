@@ -49,7 +49,7 @@ def serve(ctx: click.Context, port: int | None, as_json: bool) -> None:
     else:
         say(f"Serving {behind or config.model_name} at {base_url} (Ctrl-C stops)")
         say("Next: point an OpenAI client at it, then 'trueup run'")
-    app = create_app(project.store, config, project.config.capture, engine)
+    app = create_app(project.store, config, project.config.capture, engine, scrub=project.scrub)
     # KeyboardInterrupt is the ordinary way to stop it
     beside = embedding_beside(project.config.vectors, project.folder, ctx.obj["overrides"])
     with beside, contextlib.suppress(KeyboardInterrupt):
@@ -93,7 +93,11 @@ def import_(
     project = open_project(ctx)
     with bars(hidden=as_json):
         result = import_file(
-            project.store, file, annotator_kind=annotator_kind, max_skip_rate=max_skip_rate
+            project.store,
+            file,
+            annotator_kind=annotator_kind,
+            max_skip_rate=max_skip_rate,
+            scrub=project.scrub,
         )
     if as_json:
         emit(result._asdict())

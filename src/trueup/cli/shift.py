@@ -97,7 +97,7 @@ def _pairs(project: Project, source: str | None) -> tuple[list[PreferencePair], 
 
     store = project.store
     if source and not source.startswith("dataset_"):
-        name = f"file:{import_file(store, Path(source)).file}"
+        name = f"file:{import_file(store, Path(source), scrub=project.scrub).file}"
         stage.run(store, project.config.pair, held_out(project, required=False))
         return pairs_of(project, name), name
     dataset = store.get(Dataset, source) if source else None

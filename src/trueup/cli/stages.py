@@ -323,7 +323,7 @@ def _dataset(
         )
     name = "command line"
     if source:
-        name = f"file:{import_file(store, Path(source)).file}"
+        name = f"file:{import_file(store, Path(source), scrub=project.scrub).file}"
     away = held_out(project, required=False)
     skipped = stage.run(store, project.config.pair, away)
     pairs = pairs_of(project, name) if source else stage.new_pairs(store)

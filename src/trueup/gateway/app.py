@@ -40,6 +40,7 @@ from trueup.gateway.otlp import TracesRoute
 from trueup.gateway.proxy import Proxy
 from trueup.judges import resolve
 from trueup.judges.audit import check_audited
+from trueup.privacy import Scrub
 from trueup.store import Store
 
 if TYPE_CHECKING:
@@ -49,10 +50,18 @@ __all__ = ["create_app"]
 
 
 def create_app(
-    store: Store, serve: ServeConfig, capture: CaptureConfig, engine: "Engine | None"
+    store: Store,
+    serve: ServeConfig,
+    capture: CaptureConfig,
+    engine: "Engine | None",
+    *,
+    scrub: Scrub | None = None,
 ) -> Starlette:
     """The app. It owns its recorder (`app.state.recorder`) and drains it at shutdown; engine and
     store are the caller's to close.
+
+    Args:
+        scrub: what takes out of a record what must not be written, see `trueup.privacy.scrubber`.
 
     Raises:
         ConfigError: neither an engine nor an upstream, a key whose variable is not set, or a judge
@@ -66,7 +75,7 @@ def create_app(
             next="set serve.upstream, or load a model",
         )
     keys = Keys(serve.keys)
-    recorder = Recorder(store, capture)
+    recorder = Recorder(store, capture, scrub=scrub)
     proxy = Proxy(serve, recorder) if serve.all_upstreams else None
     log = AccessLog() if serve.access_log else None
     routes = [

@@ -16,6 +16,7 @@ from trueup.capture import Recorder
 from trueup.errors import RecordNotFound
 from trueup.gateway.body import as_object, read_body
 from trueup.gateway.errors import RequestError
+from trueup.gateway.keys import tenant_of
 from trueup.records import Feedback, Interaction
 from trueup.store import Store
 
@@ -56,19 +57,21 @@ class FeedbackRoute:
     async def post(self, request: Request) -> Response:
         """Answered once the feedback is committed; 404 if no such answer was captured."""
         said = _read(as_object(await read_body(request)))
-        kept = await asyncio.to_thread(self._keep, said)
+        kept = await asyncio.to_thread(self._keep, said, tenant_of(request.scope))
         return JSONResponse(
             {"id": kept.id, "object": "feedback", "interaction_id": kept.interaction_id}
         )
 
-    def _keep(self, said: _Said) -> Feedback:
+    def _keep(self, said: _Said, tenant: str | None) -> Feedback:
         self._recorder.flush()  # a quick user can be ahead of the writer
         if said.request_id:
             found = self._store.last(Interaction, request_id=said.request_id)
         else:
             found = next(iter(self._store.get_all(Interaction, [said.interaction_id or ""])), None)
-        if found is None and (said.rating == -1 or said.edit is not None):
-            found = self._recalled(said.request_id or said.interaction_id or "")
+        if found and tenant and found.tenant != tenant:
+            found = None  # another tenant's answer: as if there were none
+        elif found is None and (said.rating == -1 or said.edit is not None):
+            found = self._recalled(said.request_id or said.interaction_id or "", tenant)
         if found is None:
             raise RecordNotFound(
                 "No such answer was captured",
@@ -80,12 +83,11 @@ class FeedbackRoute:
         feedback = Feedback(
             interaction_id=found.id, rating=said.rating, edit=said.edit, comment=said.comment
         )
-        self._recorder.feedback(feedback)
-        return feedback
+        return self._recorder.feedback(feedback)
 
-    def _recalled(self, name: str) -> Interaction | None:
+    def _recalled(self, name: str, tenant: str | None) -> Interaction | None:
         """A complaint brings in the answer that it is about, even one that the rate left out."""
-        group = self._recorder.recall(name)
+        group = self._recorder.recall(name, tenant)
         named = [one for one in group if name in (one.request_id, one.id)]
         return next(iter(named or group), None)
 

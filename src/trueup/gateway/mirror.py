@@ -83,8 +83,7 @@ class MirrorRoute:
                 ids, why = tuple(r.id for r in self._recorder.recall(group[0].id)), ""
             results[place] = {"skipped": why} if why else {"ids": list(ids)}
             if feedback and not why and ids:
-                thumb = Feedback(interaction_id=ids[0], **feedback)
-                self._recorder.feedback(thumb)
+                thumb = self._recorder.feedback(Feedback(interaction_id=ids[0], **feedback))
                 results[place]["feedback_id"] = thumb.id
         return results
 

@@ -79,6 +79,27 @@ MODELS = {
     "required": ["object", "data"],
     "properties": {"object": {"const": "list"}, "data": {"type": "array"}},
 }
+CAPTURE = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["request", "response"],
+    "properties": {
+        "request": {"type": "object"},
+        "response": {"type": "object"},
+        "request_id": {"type": "string"},
+        "user": {"type": "string"},
+        "tenant": {"type": "string"},
+        "latency_ms": {"type": "number", "minimum": 0, "maximum": 1e11},
+        "error": {"type": "string"},
+    },
+}
+CAPTURED = {
+    "type": "object",
+    "required": ["object", "captured", "skipped", "rejected", "results"],
+    "properties": {"object": {"const": "capture"}, "results": {"type": "array"}},
+}
+TRACES = {"type": "object", "properties": {"resourceSpans": {"type": "array"}}}
+TAKEN = {"type": "object", "properties": {"partialSuccess": {"type": "object"}}}
 HEALTH = {
     "type": "object",
     "required": ["status"],
@@ -99,6 +120,8 @@ PATHS: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"post": ("Answer a conversation", CHAT, COMPLETION)},
     "/v1/models": {"get": ("The models that answer", None, MODELS)},
     "/v1/feedback": {"post": ("Say what an answer was worth", FEEDBACK, KEPT)},
+    "/v1/capture": {"post": ("Keep traffic that was answered elsewhere", CAPTURE, CAPTURED)},
+    "/v1/traces": {"post": ("Keep spans of OpenTelemetry (OTLP/HTTP)", TRACES, TAKEN)},
     "/health": {"get": ("Whether requests can be answered", None, HEALTH)},
 }
 """Path, method, and then: what it does, the body it takes, the body it gives."""

@@ -166,13 +166,10 @@ def _answers(url: str) -> bool:
 
 def write_project(folder: Path, upstream_port: int) -> Path:
     """A project whose gateway does all that it does in production."""
-    from trueup.capture import CaptureConfig
-
     project = folder / "project"
     project.mkdir()
     # a burst at full speed is more than the disk takes at once, and nothing may be dropped
-    capture = {"rate": 1.0, "queue_size": 200_000, "queue_mb": 1000.0, "scrub": True}
-    known = {name: v for name, v in capture.items() if name in CaptureConfig.model_fields}
+    capture = {"rate": 1.0, "queue_size": 200_000, "queue_mb": 1000.0}
     lines = [
         "[serve]",
         f'upstream = "http://127.0.0.1:{upstream_port}/v1"',
@@ -183,7 +180,10 @@ def write_project(folder: Path, upstream_port: int) -> Path:
         f'key_env = "{KEY_VARIABLE}"',
         'scopes = ["admin"]',
         "[capture]",
-        *(f"{name} = {json.dumps(value)}" for name, value in known.items()),
+        *(f"{name} = {json.dumps(value)}" for name, value in capture.items()),
+        "[privacy]",
+        'scrubber = "patterns"',
+        "pseudonyms = true",
     ]
     (project / "trueup.toml").write_text("\n".join(lines) + "\n")
     return project

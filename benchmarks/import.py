@@ -4,7 +4,8 @@
 
 Rows are OpenAI messages with a prompt and an answer of about 1 KB each. Beside the import stand
 `json.loads` on the same lines, and the store's own insertion of rows made beforehand; the import
-does both and what lies between them. All three run in turns, each in an empty store.
+does both and what lies between them, without and with the scrubbing of personal data. All run in
+turns, each in an empty store.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from telling import text_table
 from trueup.capture.importer import BATCH_ROWS, import_file
 from trueup.capture.plain import PlainRows
 from trueup.capture.shapes import Origin
+from trueup.privacy import PrivacyConfig, Scrubber
 from trueup.records import Interaction
 from trueup.store import Store
 
@@ -73,6 +75,9 @@ def measure(folder: Path, num_rows: int, num_words: int, num_runs: int) -> dict[
         "json.loads alone": read,
         "store alone": insert,
         "import": lambda store: import_file(store, path),
+        "import, scrubbed": lambda store: import_file(
+            store, path, scrub=Scrubber(PrivacyConfig(), store)
+        ),
     }
     rates: dict[str, list[float]] = {what: [] for what in ways}
     for run in range(num_runs):

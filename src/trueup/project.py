@@ -19,7 +19,7 @@ from trueup.models.config import EmbedderConfig, ModelConfig
 from trueup.models.embedder import Embedder, resolve_embedder
 from trueup.models.stored import StoredModel, load_backbone
 from trueup.pair.config import PairConfig
-from trueup.privacy import Scrub, scrubber
+from trueup.privacy import Scrub, Scrubber
 from trueup.privacy.config import PrivacyConfig
 from trueup.promote.config import PromoteConfig
 from trueup.records import Checkpoint
@@ -104,7 +104,7 @@ class Project:
         asked = self.config.privacy
         if asked.scrubber == "off" and not asked.pseudonyms:
             return None
-        return scrubber(asked, self.store)
+        return Scrubber(asked, self.store)
 
     def forget(self, ids: Sequence[str]) -> None:
         """Take the vectors of erased interactions out of the index, every embedder's."""

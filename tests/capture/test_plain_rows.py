@@ -11,6 +11,7 @@ from trueup import progress
 from trueup.capture.importer import import_file
 from trueup.capture.plain import PlainRows
 from trueup.capture.shapes import ROLES, Origin, Skip, to_record
+from trueup.privacy import PrivacyConfig, Scrubber
 from trueup.records import Interaction, Label
 from trueup.store import Store
 
@@ -140,9 +141,9 @@ def test_what_was_imported_is_durable_settings_and_all(tmp_path) -> None:
 
 
 def test_what_cannot_be_scrubbed_is_skipped_and_not_quoted(tmp_path) -> None:
-    def scrub(one: Interaction) -> Interaction:
-        if "4711" in one.completion.text:
-            raise ValueError(one.completion.text)
+    def scrub(one: Interaction | Label) -> Interaction | Label:
+        if "4711" in one.model_dump_json():
+            raise ValueError("4711")
         prompt = tuple(
             turn.model_copy(update={"content": turn.content.replace("Ann", "[NAME]")})
             for turn in one.prompt
@@ -164,6 +165,25 @@ def test_what_cannot_be_scrubbed_is_skipped_and_not_quoted(tmp_path) -> None:
     for one in [*store.all(Interaction), *store.all(Label)]:
         assert one.prompt[0].content == "I am [NAME]" and one.id == one.expected_id()
     assert import_file(store, path, scrub=scrub, max_skip_rate=0.5).new == 0
+    store.close()
+
+
+def test_the_quick_way_writes_no_text_that_the_scrubber_would_change(tmp_path) -> None:
+    hidden = ["a@b.example", "+49 30 901820", "4111 1111 1111 1111", "93.184.216.34",
+              "sk-abcdefghijklmnop1234", "2a00:1450:4001::200e", "plain words, 12:30, v1.2.3",
+              "ghp_" + "a" * 36, "-----BEGIN RSA PRIVATE KEY-----\nabc", "Grüße 😀"]  # fmt: skip
+    rows = [{"prompt": f"{a} first\n{b}", "completion": f"of {b}"} for a in hidden for b in hidden]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    store = Store(tmp_path / "store")
+    scrub = Scrubber(PrivacyConfig(), store)
+    assert import_file(store, path, scrub=scrub).interactions == 100
+    found = store.all(Interaction)
+    assert all(scrub(one) is one for one in found)
+    plain = [one for one in found if "<" not in one.model_dump_json()]
+    assert {one.prompt[0].content for one in plain} == {
+        f"{a} first\n{b}" for a in hidden[6::3] for b in hidden[6::3]
+    }
     store.close()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from trueup.cli.main import main
-from trueup.privacy import scrubber
+from trueup.privacy import Scrubber
 from trueup.project import Project
 from trueup.records import Completion, Interaction, Message
 
@@ -17,7 +17,7 @@ from trueup.records import Completion, Interaction, Message
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "trueup.toml").write_text("")
     project = Project(tmp_path)
-    scrub = scrubber(project.config.privacy, project.store)
+    scrub = Scrubber(project.config.privacy, project.store)
     for user in ("ann@corp.example", "bob"):
         for n in range(2):
             project.store.add(

@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy import func, select, text
 
 from trueup.errors import RecordNotFound, StorageError
-from trueup.privacy import PrivacyConfig, scrubber
+from trueup.privacy import PrivacyConfig, Scrubber
 from trueup.privacy.erase import Erasure, erase_older, erase_user, resume, retain
 from trueup.privacy.needles import Needles
 from trueup.privacy.pseudonyms import Pseudonyms
@@ -317,7 +317,7 @@ def test_tenants_are_told_apart(store: Store) -> None:
 
 
 def test_users_are_kept_as_keyed_hashes_and_found_by_their_own_id(store: Store) -> None:
-    scrub = scrubber(PrivacyConfig(), store)
+    scrub = Scrubber(PrivacyConfig(), store)
     for tenant in (None, "north", "south"):
         fields = {"tenant": tenant} if tenant else {}
         store.add(*(scrub(interaction("ann", f"{n}", n, **fields)) for n in range(2)))
@@ -345,7 +345,7 @@ def test_keys_are_random_stay_and_two_processes_agree_on_them(
 
 def test_pseudonyms_can_be_left_off(store: Store) -> None:
     one = interaction("ann", "plain")
-    assert scrubber(PrivacyConfig(pseudonyms=False), store)(one) is one
+    assert Scrubber(PrivacyConfig(pseudonyms=False), store)(one) is one
 
 
 # --- age ------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 import pytest
 
 from trueup.errors import MissingDependency
-from trueup.privacy import PrivacyConfig, scrubber
+from trueup.privacy import PrivacyConfig, Scrubber
 from trueup.privacy.patterns import is_card, is_iban
 from trueup.privacy.scrub import scrub_text
 from trueup.records import (
@@ -179,7 +179,7 @@ def interaction(prompt: str = "Hi", answer: str = "Hello", **fields) -> Interact
 
 
 def scrub(record):
-    return scrubber(PrivacyConfig())(record)
+    return Scrubber(PrivacyConfig())(record)
 
 
 def test_a_record_without_finds_is_the_same_object() -> None:
@@ -236,13 +236,13 @@ def test_feedback_labels_and_tasks_are_scrubbed() -> None:
 
 def test_off_is_off() -> None:
     one = interaction(ANN)
-    assert scrubber(PrivacyConfig(scrubber="off"))(one) is one
+    assert Scrubber(PrivacyConfig(scrubber="off"))(one) is one
 
 
 @pytest.mark.skipif(bool(find_spec("presidio_analyzer")), reason="Presidio is installed here")
 def test_presidio_that_is_not_there_says_how_to_get_it() -> None:
     with pytest.raises(MissingDependency, match=r"trueup\[presidio\]"):
-        scrubber(PrivacyConfig(scrubber="presidio"))
+        Scrubber(PrivacyConfig(scrubber="presidio"))
 
 
 # --- speed and hostile texts ----------------------------------------------------------------------

@@ -26,7 +26,7 @@ from pydantic_core import from_json
 from trueup.capture.plain import PlainRows
 from trueup.capture.shapes import SHAPES, Origin, Skip, to_record
 from trueup.errors import ConfigError, DataError
-from trueup.privacy import Scrub
+from trueup.privacy import Scrub, Scrubber
 from trueup.progress import task
 from trueup.records import AnnotatorKind, Interaction, Label, Record
 from trueup.store import Store, row_of
@@ -130,17 +130,18 @@ class _Tally:
 
     def __post_init__(self) -> None:
         self._plain = PlainRows(self.origin)
+        self._leaves = self.scrub.leaves if isinstance(self.scrub, Scrubber) else None
 
     def rows_of(self, batch: "list[_Row]") -> dict[type[Record], list[tuple[Any, ...]]]:
         """What a batch puts into each table; what gives no record is counted."""
         now = datetime.now(UTC).isoformat(timespec="microseconds")
         found: dict[type[Record], list[tuple[Any, ...]]] = {Interaction: [], Label: []}
         interactions = found[Interaction]
-        is_plain = self.shape is None and self.scrub is None
+        is_plain = self.shape is None and (self.scrub is None or self._leaves is not None)
         self.num_rows += len(batch)
         for row in batch:
             if is_plain and type(row.value) is dict:
-                plain = self._plain.row(row.value, now)
+                plain = self._plain.row(row.value, now, self._leaves)
                 if plain:
                     interactions.append(plain)
                     continue

@@ -9,6 +9,7 @@ The promise: id and JSON are those that the long way gives, character by charact
 
 import hashlib
 import json
+from collections.abc import Callable
 from typing import Any
 
 from pydantic_core import to_json as quoted
@@ -45,8 +46,14 @@ class PlainRows:
         *self._body, before, after = _cut(body, *marks)
         self._body_end = before + quoted(self._source) + after
 
-    def row(self, raw: Row, now: str) -> tuple[Any, ...] | None:
-        """id, time, source, request id, user, tenant, body; None where the row is not plain."""
+    def row(
+        self, raw: Row, now: str, leaves: Callable[[str], bool] | None = None
+    ) -> tuple[Any, ...] | None:
+        """id, time, source, request id, user, tenant, body; None where the row is not plain.
+
+        Args:
+            leaves: False for a text that may have to be scrubbed, which takes the long way, too.
+        """
         try:
             said = _plain(raw)
         except ValueError:  # half of an emoji: the long way says so
@@ -63,8 +70,11 @@ class PlainRows:
         prompt = b",".join([before + role + between + text + behind for role, text in turns])
         a, b, c, d = self._body
         name, time = record_id.encode(), now.encode()
-        body = b"".join((a, name, b, time, c, prompt, d, answer, self._body_end))
-        return record_id, now, self._source, "", None, None, body.decode()
+        texts = b"".join((c, prompt, d, answer, self._body_end)).decode()
+        if leaves and not leaves(texts):
+            return None
+        body = b"".join((a, name, b, time)).decode() + texts
+        return record_id, now, self._source, "", None, None, body
 
 
 def _plain(raw: Row) -> tuple[list[Turn], bytes] | None:

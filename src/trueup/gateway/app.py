@@ -61,7 +61,7 @@ def create_app(
     store are the caller's to close.
 
     Args:
-        scrub: what takes out of a record what must not be written, see `trueup.privacy.scrubber`.
+        scrub: what takes out of a record what must not be written, see `trueup.privacy.Scrubber`.
 
     Raises:
         ConfigError: neither an engine nor an upstream, a key whose variable is not set, or a judge

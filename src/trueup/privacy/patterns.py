@@ -104,13 +104,14 @@ _TOKENS = (
     r"|hf_[A-Za-z0-9]{30,64}|npm_[A-Za-z0-9]{36}|pypi-[A-Za-z0-9_-]{50,250}"
     r"|eyJ[A-Za-z0-9_-]{8,4000}\.eyJ[A-Za-z0-9_-]{4,8000}\.[A-Za-z0-9_-]{8,2000}"
 )
-_MARKS = ("sk-", "k_live_", "k_test_", "AKIA", "ASIA", "gh", "glpat-", "xox", "AIza", "hf_", "npm_",
-          "pypi-", "eyJ")  # fmt: skip
+_MARKS = ("sk-", "AKIA", "ASIA", "glpat-", "xox", "AIza", "pypi-", "eyJ")
+_MARKS_WITH_LINE = ("k_live_", "k_test_", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_",
+                    "hf_", "npm_")  # fmt: skip
 
 
 def _has_key(text: str) -> bool:
-    long = " ".join([word for word in text.split() if len(word) > 15])
-    return bool(long) and any(mark in long for mark in _MARKS)
+    has_line = "_" in text and any(mark in text for mark in _MARKS_WITH_LINE)
+    return has_line or any(mark in text for mark in _MARKS)
 
 
 def _has(form: str) -> Callable[[str], bool]:
@@ -219,7 +220,7 @@ GROUPS = (
         ),
     ),
     Group(
-        _has(r"[23fF][0-9A-Fa-f]{3}:[0-9A-Fa-f:]{2}"),
+        _has(r":[0-9A-Fa-f:]{2}"),
         (
             Pattern(
                 "IP",

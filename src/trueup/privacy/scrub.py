@@ -1,6 +1,6 @@
 """Personal data leaves a record before the record is written.
 
-    scrub = scrubber(config, store)
+    scrub = Scrubber(config, store)
     store.add(scrub(interaction))
 
 Each find becomes a placeholder that says its kind, `<EMAIL_1>`, the same for the same value within
@@ -27,7 +27,7 @@ from trueup.records import (
 )
 from trueup.store import Store
 
-__all__ = ["Scrub", "scrub_text", "scrubber"]
+__all__ = ["Scrub", "Scrubber", "scrub_text"]
 
 R = TypeVar("R", bound=Record)
 Scrub = Callable[[R], R]
@@ -35,39 +35,48 @@ Seen = dict[tuple[str, str], str]
 Finder = Callable[[str, Seen], str]
 
 
-def scrubber(config: PrivacyConfig, store: Store | None = None) -> Callable[[R], R]:
+class Scrubber:
     """What makes a record fit to be written, by the settings.
 
     Interactions, feedback, labels and review tasks are scrubbed; other records hold no traffic of
     their own and come back as they are. A record in which nothing was found is the same object.
-
-    Args:
-        store: keeps the keys of the pseudonyms; without it users' ids are left as they are.
-
-    Raises:
-        MissingDependency: `presidio` is asked for and not installed.
-        ConfigError: its language model is not.
     """
-    names = Pseudonyms(store) if config.pseudonyms and store else None
-    finders: list[Finder] = [] if config.scrubber == "off" else [scrub_text]
-    if config.scrubber == "presidio":
-        from trueup.privacy.presidio import presidio_finder
 
-        finders.append(presidio_finder(config.presidio_model))
+    def __init__(self, config: PrivacyConfig, store: Store | None = None) -> None:
+        """
+        Args:
+            store: keeps the keys of the pseudonyms; without it users' ids are left as they are.
 
-    def hide(text: str, seen: Seen) -> str:
-        for find in finders:
-            text = find(text, seen)
-        return text
+        Raises:
+            MissingDependency: `presidio` is asked for and not installed.
+            ConfigError: its language model is not.
+        """
+        self._names = Pseudonyms(store) if config.pseudonyms and store else None
+        self._finders: list[Finder] = [] if config.scrubber == "off" else [scrub_text]
+        if config.scrubber == "presidio":
+            from trueup.privacy.presidio import presidio_finder
 
-    def scrub(record: R) -> R:
-        changes = _changes(record, hide) if finders else {}
-        if names and isinstance(record, Interaction) and record.user:
-            name = names.of(record.user, record.tenant)
+            self._finders.append(presidio_finder(config.presidio_model))
+
+    def __call__(self, record: R) -> R:
+        """The record without personal data; another one, with another id, where there was some."""
+        changes = _changes(record, self._hide) if self._finders else {}
+        if self._names and isinstance(record, Interaction) and record.user:
+            name = self._names.of(record.user, record.tenant)
             changes |= {"user": name} if name != record.user else {}
         return _changed(record, changes) if changes else record
 
-    return scrub
+    def leaves(self, text: str) -> bool:
+        """True where nothing of a text would be hidden. False may mean nothing: only the cheap
+        tests before the patterns are asked."""
+        if not self._finders:
+            return True
+        return self._finders == [scrub_text] and not any(group.may_have(text) for group in GROUPS)
+
+    def _hide(self, text: str, seen: Seen) -> str:
+        for find in self._finders:
+            text = find(text, seen)
+        return text
 
 
 def scrub_text(text: str, seen: Seen | None = None) -> str:

@@ -148,7 +148,7 @@ def test_a_damaged_account_stops_nobody(store) -> None:
 
 
 def test_a_lock_held_by_another_process_delays_and_loses_nothing(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("trueup.store.store.LOCK_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("trueup.store.engine.LOCK_TIMEOUT_S", 0.05)
     store = Store(tmp_path)
     recorder = Recorder(store, CaptureConfig(commit_ms=1))
     other = sqlite3.connect(tmp_path / "store.sqlite", isolation_level=None)
@@ -171,7 +171,7 @@ def test_a_lock_held_by_another_process_delays_and_loses_nothing(tmp_path, monke
 
 
 def test_a_lock_that_stays_is_given_up_and_counted(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("trueup.store.store.LOCK_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("trueup.store.engine.LOCK_TIMEOUT_S", 0.05)
     store = Store(tmp_path)
     recorder = Recorder(store, CaptureConfig(commit_ms=1, retry_s=0.2))
     other = sqlite3.connect(tmp_path / "store.sqlite", isolation_level=None)

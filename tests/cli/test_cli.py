@@ -55,7 +55,7 @@ def test_help_lists_the_stages_in_loop_order(tmp_path: Path) -> None:
 
 def test_every_command_has_json_and_help_that_says_something() -> None:
     for command in leaves(cli, click.Context(cli)):
-        assert any("--json" in p.opts for p in command.params), command.name
+        assert any({"--json", "--jsonl"} & set(p.opts) for p in command.params), command.name
         assert len((command.help or "").split()) > 4, command.name
 
 

@@ -3,7 +3,6 @@
 import re
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,12 +11,12 @@ from typing import NamedTuple
 import httpx
 import pytest
 from openai import OpenAI
+from running_app import running
 from starlette.applications import Starlette
 
 from trueup.capture import CaptureConfig, Recorder
 from trueup.gateway.app import create_app
 from trueup.gateway.config import ServeConfig
-from trueup.gateway.serve import listen, make_server
 from trueup.models.backbone import Backbone
 from trueup.models.engine import Engine
 from trueup.models.tiny import save_tiny
@@ -44,24 +43,6 @@ class Gateway(NamedTuple):
     def interactions(self) -> list[Interaction]:
         assert self.recorder.flush(60)
         return self.store.all(Interaction)
-
-
-@contextmanager
-def running(app: Starlette, config: ServeConfig | None = None) -> Iterator[str]:
-    """The app on a free port, in a thread; its address."""
-    listening = listen(ServeConfig(port=0))
-    server = make_server(app, config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    deadline = time.monotonic() + 60
-    while not server.started and thread.is_alive() and time.monotonic() < deadline:
-        time.sleep(0.005)
-    try:
-        yield "http://{}:{}".format(*listening.getsockname())
-    finally:
-        server.should_exit = True
-        thread.join(60)
-        assert not thread.is_alive()
 
 
 @contextmanager

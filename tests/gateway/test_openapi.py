@@ -4,6 +4,7 @@ import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, settings
+from running_app import running
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -41,8 +42,6 @@ schema = schemathesis.openapi.from_dict(describe())
 
 @pytest.fixture(scope="module")
 def url(request, tmp_path_factory):
-    from conftest import running
-
     upstream = Starlette(routes=[Route("/v1/{p:path}", answer, methods=["GET", "POST"])])
     store = Store(tmp_path_factory.mktemp("openapi") / "store")
     with running(upstream) as up:

@@ -1,5 +1,6 @@
 """`serve` in a process of its own: what it needs, where it listens, how it ends."""
 
+import itertools
 import json
 import signal
 import socket
@@ -42,8 +43,11 @@ serve(app, config)
 CHAT = {"messages": [{"role": "user", "content": "Hello?"}]}
 
 
+NUMBERS = itertools.count()
+
+
 async def answer(request: Request) -> JSONResponse:
-    return JSONResponse({"id": "up", "choices": [{"message": {"content": "Hi."}}]})
+    return JSONResponse({"id": f"up-{next(NUMBERS)}", "choices": [{"message": {"content": "Hi."}}]})
 
 
 @pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, -signal.SIGTERM)])

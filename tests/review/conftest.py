@@ -1,7 +1,6 @@
 """A real review page on a real socket, people who may log in, and tasks to answer."""
 
 import os
-import re
 import shutil
 import subprocess
 import threading
@@ -9,94 +8,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import httpx
 import pytest
+from review_parts import PASSWORD, Client, Review
 
-from trueup.records import Completion, Label, Message, ReviewTask
 from trueup.review import people as people_module
 from trueup.review.config import ReviewConfig
-from trueup.review.people import People, Role
+from trueup.review.people import People
 from trueup.review.serve import listen, make_server
 from trueup.store import Store
-
-PASSWORD = "correct horse battery"
-
-
-def make_task(number: int, first: str = "", second: str = "", **fields: object) -> ReviewTask:
-    """A task whose two answers tell their place in the record by a word."""
-    return ReviewTask(
-        prompt=(
-            Message(role="system", content="You are a support assistant."),
-            Message(role="user", content=f"How long does charge {number} take?"),
-        ),
-        candidates=(
-            Completion(
-                text=first or f"It takes {number} hours, as the first says.",
-                weights="weights_secret1",
-            ),
-            Completion(
-                text=second or f"It takes {number} days, as the second says.",
-                weights="weights_secret2",
-            ),
-        ),
-        source=str(fields.pop("source", "loop")),
-        **fields,  # type: ignore[arg-type]
-    )
-
-
-class Client:
-    """A person with a browser, as far as HTTP goes."""
-
-    def __init__(self, url: str, name: str = "") -> None:
-        self.name = name
-        self.http = httpx.Client(base_url=url, timeout=30)
-        self.csrf = ""
-        if name:
-            assert self.log_in().status_code == 303
-            self.csrf = self.token("/mine")
-
-    def log_in(self, password: str = PASSWORD) -> httpx.Response:
-        return self.http.post(
-            "/login", data={"name": self.name, "password": password, "csrf": self.token("/login")}
-        )
-
-    def token(self, path: str = "/index.json") -> str:
-        return self.http.get(path, headers={"Accept": "application/json"}).json()["csrf"]
-
-    def json(self, path: str) -> dict:
-        answer = self.http.get(path, headers={"Accept": "application/json"})
-        assert answer.status_code == 200, answer.text
-        return answer.json()
-
-    def post(self, path: str, **data: object) -> httpx.Response:
-        return self.http.post(path, data={"csrf": self.csrf or self.token("/mine"), **data})
-
-    def card(self) -> dict | None:
-        return self.json("/index.json")["card"]
-
-    def answer(self, choice: str, **data: object) -> str:
-        """Answers the task that is next; its id."""
-        card = self.card()
-        assert card
-        assert self.post(f"/task/{card['task']}", choice=choice, **data).status_code == 303
-        return card["task"]
-
-
-class Review(NamedTuple):
-    """A running page and what stands behind it."""
-
-    url: str
-    store: Store
-    people: People
-    enter: Callable[[str], Client]
-
-    def votes(self, **equals: object) -> list[Label]:
-        return [one for one in self.store.each(Label, **equals) if one.task_id]
-
-    def let_in(self, name: str, role: Role = "annotator") -> None:
-        self.people.add(name, PASSWORD, role)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -161,11 +82,6 @@ def open_review(store: Store) -> Iterator[Callable[..., Review]]:
         yield opened
 
 
-def hidden_order(html: str) -> list[str]:
-    """The records' places of the answers, in the order of the page."""
-    return re.findall(r"as the (first|second) says", html)[:2]
-
-
 # --- a browser ------------------------------------------------------------------------------------
 
 
@@ -174,9 +90,10 @@ def chromium() -> str:
     """Debian's Chromium: found, or installed where we are root."""
     found = shutil.which("chromium") or shutil.which("chromium-browser")
     if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
+        wait = ("-o", "DPkg::Lock::Timeout=400")  # another worker may be at it
         for command in (
-            ["apt-get", "update"],
-            ["apt-get", "install", "--yes", "--no-install-recommends", "chromium"],
+            ["apt-get", *wait, "update"],
+            ["apt-get", *wait, "install", "--yes", "--no-install-recommends", "chromium"],
         ):
             subprocess.run(
                 command,

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from review_parts import Review, make_task
 
-from conftest import Review, make_task
 from trueup.label.votes import choice_of, is_swapped
 from trueup.records import Completion, Label, Message, ReviewTask
 from trueup.review.desk import EDIT

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from review_parts import PASSWORD, Client, hidden_order, make_task
 
-from conftest import PASSWORD, Client, hidden_order, make_task
 from trueup.label.config import LabelConfig
 from trueup.label.settle import settle
 from trueup.label.votes import SECOND_LOOK, choice_of

@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 from click.testing import CliRunner
+from review_parts import PASSWORD, Client, make_task
 
-from conftest import PASSWORD, Client, make_task
 from trueup.cli.main import cli
 from trueup.errors import ConfigError, DataError
 from trueup.records import Completion, Label, ReviewTask

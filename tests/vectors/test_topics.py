@@ -184,5 +184,5 @@ def test_picks_cover_every_group_before_any_twice() -> None:
     assert {i // 20 for i in diverse(vectors, 5)} == set(range(5))
     assert sorted(diverse(vectors, 200)) == list(range(100)), "each once, then no more"
     taken = np.eye(8, dtype=np.float32)[[0, 2, 4]]
-    assert {i // 20 for i in diverse(vectors, 2, taken_MD=taken)} == {1, 3}
+    assert {i // 20 for i in diverse(vectors, 2, taken_ND=taken)} == {1, 3}
     assert diverse(vectors[:0], 3) == [] and diverse(vectors, 0) == []

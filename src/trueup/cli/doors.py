@@ -26,6 +26,7 @@ def serve(ctx: click.Context, port: int | None, as_json: bool) -> None:
     try:
         from trueup.gateway.app import create_app
         from trueup.gateway.serve import listen, make_server
+        from trueup.gateway.upstreams import upstreams_of
     except ImportError as error:
         raise MissingDependency(
             "Serving needs a web server",
@@ -38,11 +39,11 @@ def serve(ctx: click.Context, port: int | None, as_json: bool) -> None:
         config = config.model_copy(update={"port": port})
     listening = listen(config)  # a taken port shows before a model is loaded
     engine = None
-    if not config.all_upstreams:
+    if not config.has_upstream:
         from trueup.models.engine import Engine
 
         engine = Engine(project.backbone, project.store)
-    behind = ", ".join(one.url for one in config.all_upstreams)
+    behind = ", ".join(one.url for one in upstreams_of(config))
     base_url = f"http://{config.host}:{listening.getsockname()[1]}/v1"
     if as_json:
         emit({"base_url": base_url, "model": config.model_name, "upstream": behind or None})

@@ -60,8 +60,11 @@ def pull(ctx: click.Context, as_json: bool) -> None:
 @click.option("--port", type=click.IntRange(0, 65535), default=8610, show_default=True)
 @click.option("--url", help="Where the server reaches this. [default: http://HOST:PORT]")
 @click.option("--public", is_flag=True, help="Allow a host beyond loopback.")
+@json_option
 @click.pass_context
-def serve_webhook(ctx: click.Context, host: str, port: int, url: str | None, public: bool) -> None:
+def serve_webhook(
+    ctx: click.Context, host: str, port: int, url: str | None, public: bool, as_json: bool
+) -> None:
     """Take annotations as they are made. The secret comes from LABEL_STUDIO_WEBHOOK_SECRET."""
     from trueup.label import label_studio as connector
     from trueup.label.webhook import secret_of, serve
@@ -81,7 +84,10 @@ def serve_webhook(ctx: click.Context, host: str, port: int, url: str | None, pub
 
     def ready(address: str) -> None:
         server.register(number, f"{(url or address).rstrip('/')}/label-studio", secret)
-        say(f"Taking annotations of project {number} at {address}. Ctrl-C stops.")
+        if as_json:
+            emit({"project": number, "address": address})
+        else:
+            say(f"Taking annotations of project {number} at {address}. Ctrl-C stops.")
 
     serve(project.store, server, number, secret, host=host, port=port, ready=ready)
 

@@ -2,7 +2,7 @@
 
     .trueup/flagger/
     ├── current.json          what is used
-    └── learned_HASH.json     every version
+    └── learned_….json        every version
 
 A new one takes the old one's place only where it is not worse on the labels of today: the old one
 is asked as it is, which flatters it where it learned from some of those labels.
@@ -48,7 +48,7 @@ def train(store: Store, config: FlagConfig, embedder: Embedder | None) -> Traine
     """Learn a flagger from what labels and thumbs say.
 
     Reads:   interactions that somebody spoke of, by the rule in `truth`.
-    Writes:  `flagger/learned_HASH.json`, and `flagger/current.json` where it is not worse.
+    Writes:  `flagger/learned_….json`, and `flagger/current.json` where it is not worse.
     Again:   the same labels give the same flagger.
     """
     said = truths(store)

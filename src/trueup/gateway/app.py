@@ -67,7 +67,7 @@ def create_app(
         ConfigError: neither an engine nor an upstream, a key whose variable is not set, or a judge
             for best-of-N that failed its newest audit.
     """
-    if not serve.all_upstreams and engine is None:
+    if not serve.has_upstream and engine is None:
         raise ConfigError(
             "There is nobody to answer requests",
             got="neither an engine nor serve.upstream",
@@ -76,7 +76,7 @@ def create_app(
         )
     keys = Keys(serve.keys)
     recorder = Recorder(store, capture, scrub=scrub)
-    proxy = Proxy(serve, recorder) if serve.all_upstreams else None
+    proxy = Proxy(serve, recorder) if serve.has_upstream else None
     log = AccessLog() if serve.access_log else None
     routes = [
         Route("/v1/feedback", FeedbackRoute(store, recorder).post, methods=["POST"]),

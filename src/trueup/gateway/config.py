@@ -132,11 +132,9 @@ class ServeConfig(StageConfig):
     """Where the `llm` judge lives; its key's variable and time limit also serve an address."""
 
     @property
-    def all_upstreams(self) -> tuple[UpstreamConfig, ...]:
-        """Who is asked, in this order; empty where the local model answers."""
-        if self.upstream is None:
-            return self.upstreams
-        return (*self.upstreams, UpstreamConfig(url=self.upstream, key_env=self.upstream_key_env))
+    def has_upstream(self) -> bool:
+        """False where the local model answers."""
+        return bool(self.upstream or self.upstreams)
 
     @model_validator(mode="after")
     def _somebody_picks(self) -> Self:

@@ -19,7 +19,7 @@ from trueup.gateway.config import ServeConfig, UpstreamConfig
 from trueup.gateway.errors import RequestError, UpstreamTimeout
 from trueup.gateway.keys import secret_of
 
-__all__ = ["UpstreamServer", "Upstreams", "base_url"]
+__all__ = ["UpstreamServer", "Upstreams", "base_url", "upstreams_of"]
 
 CONNECT_TIMEOUT_S = 10.0
 IDLE_S = 4.0
@@ -76,11 +76,18 @@ class UpstreamServer:
         }
 
 
+def upstreams_of(serve: ServeConfig) -> tuple[UpstreamConfig, ...]:
+    """Who is asked, in this order; empty where the local model answers."""
+    if serve.upstream is None:
+        return serve.upstreams
+    return (*serve.upstreams, UpstreamConfig(url=serve.upstream, key_env=serve.upstream_key_env))
+
+
 class Upstreams:
     """All of them, over one pool of connections. `open` it on the loop that will use it."""
 
     def __init__(self, serve: ServeConfig) -> None:
-        self.servers = [UpstreamServer(one) for one in serve.all_upstreams]
+        self.servers = [UpstreamServer(one) for one in upstreams_of(serve)]
         self._timeout_s = serve.upstream_timeout_s
         self._has_own_keys = bool(serve.keys)
         self._session: aiohttp.ClientSession | None = None

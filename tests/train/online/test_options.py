@@ -123,7 +123,8 @@ def test_splitting_a_batch_into_passes_changes_nothing(
     assert max(float(one.abs().max()) for one in found[0].values()) > 1e-3
     for which, gradient in found[0].items():
         size = max(1.0, float(gradient.abs().max()))  # a value head's is in the tens
-        assert torch.allclose(gradient, found[1][which], atol=1e-6 * size, rtol=0), which
+        worst = float((gradient - found[1][which]).abs().max())
+        assert worst < 3e-6 * size, f"{which}: {worst}"
 
 
 # --- what is paid for -----------------------------------------------------------------------------

@@ -68,6 +68,7 @@ def flag(ctx: click.Context, as_json: bool) -> None:
 @click.option("--seed", default=0, show_default=True, help="Other folds, other resamples.")
 @click.option("--model", help="Whose perplexity is asked. [default: a small one that is here]")
 @click.option("--no-model", is_flag=True, help="Ask none; perplexity and its signals are left out.")
+@click.option("--page", type=click.Path(dir_okay=False, path_type=Path), help="Write a page, too.")
 @json_option
 @click.pass_context
 def evaluate(
@@ -79,6 +80,7 @@ def evaluate(
     seed: int,
     model: str | None,
     no_model: bool,
+    page: Path | None,
     as_json: bool,
 ) -> None:
     """Measure every flagger on labelled answers, by cross-validation; needs no project.
@@ -121,11 +123,17 @@ def evaluate(
             num_folds=folds,
             seed=seed,
         )
+    if page:
+        from trueup.web import write_trial
+
+        write_trial(page, found, source=data.name)
     if as_json:
         told = found.model_dump(mode="json", exclude={"flaggers": {"__all__": {"curve"}}})
         emit(told)
         return
     _show(found, asked_none=no_model)
+    if page:
+        say(f"Page: {page}")
 
 
 @flag.command()

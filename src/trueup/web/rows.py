@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trueup.web.plots import Bar, Row
+from trueup.web.plots import Bar, Curve, Row
 
 __all__ = [
     "accuracy_rows",
@@ -11,8 +11,10 @@ __all__ = [
     "bars",
     "change_rows",
     "drill_rows",
+    "found_curves",
     "gold_rows",
     "shift_rows",
+    "span_rows",
     "stopped_rows",
 ]
 
@@ -126,6 +128,22 @@ def _hundredths(share: Figures | None) -> Three:
     if share is None:
         return None, None, None
     return _times_100(share["estimate"], share["low"], share["high"])
+
+
+def span_rows(flaggers: Sequence[Figures], name: str) -> list[Row]:
+    """One estimate of each flagger, in hundredths."""
+    return [
+        Row(one["name"], one["kind"], *_hundredths(one[name]), strong=one["kind"] == "learned")
+        for one in flaggers
+    ]
+
+
+def found_curves(learned: Figures, other: Figures) -> list[Curve]:
+    """What two flaggers find at each depth, the learned one and another."""
+    return [
+        Curve(learned["name"], learned["found"]),
+        Curve(other["name"], other["found"], style="rejected"),
+    ]
 
 
 def _times_100(estimate: float | None, low: float | None, high: float | None) -> Three:

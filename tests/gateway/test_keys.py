@@ -81,12 +81,31 @@ def test_each_key_may_what_its_scopes_say(guarded) -> None:
 
 def test_every_route_of_ours_needs_a_scope_or_is_open(guarded) -> None:
     gateway, _ = guarded
-    for path in NEEDS:
-        assert gateway.http.post(path, json={}).status_code == 401
+    for method, path in NEEDS:
+        assert gateway.http.request(method, path).status_code == 401
     assert gateway.http.get("/openapi.json").status_code == 200
     assert gateway.http.get("/health").json() == {"status": "ok"}
     detailed = gateway.http.get("/health", headers={"Authorization": f"Bearer {ALL}"}).json()
     assert detailed["upstreams"] and detailed["capture"]
+
+
+def test_a_key_that_may_chat_may_not_delete_list_or_wander(guarded) -> None:
+    """What stands behind a path by another method is another tenant's business."""
+    gateway, seen = guarded
+    before = len(seen)
+    for method, path in (
+        ("DELETE", "/v1/models/ft:mine"),
+        ("GET", "/v1/chat/completions?limit=100"),
+        ("DELETE", "/v1/chat/completions/chatcmpl-1"),
+        ("PUT", "/v1/feedback"),
+    ):
+        assert status(gateway, method, path, CHAT_ONLY) == 403, (method, path)
+    for path in ("/v1/models/%2e%2e/fine_tuning/jobs", "/v1/models/%2E%2E/%2e%2e/admin"):
+        assert status(gateway, "GET", path, CHAT_ONLY) == 400, path
+    assert status(gateway, "DELETE", "/v1/feedback", ALL) == 405
+    assert status(gateway, "POST", "/v1/capture/", ALL) == 404
+    assert len(seen) == before
+    assert status(gateway, "GET", "/v1/models/ft:mine", CHAT_ONLY) == 200
 
 
 def test_the_openai_client_raises_what_it_raises_for_openai(guarded) -> None:

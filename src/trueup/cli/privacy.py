@@ -56,6 +56,8 @@ def erase(
         raise click.UsageError("name one of --user, --older-than and --resume")
     if tenant is not None and user is None:
         raise click.UsageError("--tenant goes with --user")
+    if resume and dry_run:
+        raise click.UsageError("--resume finishes what was begun; it cannot be tried")
     project = open_project(ctx)
     with nullcontext() if dry_run else project.store.exclusive():
         if resume:

@@ -61,7 +61,7 @@ def add(ctx: click.Context, file: Path, gold: bool, as_json: bool) -> None:
 
     project = open_project(ctx)
     text = files.read_text(file)
-    taken = files.add_tasks(project.store, text, name=file.name, gold=gold)
+    taken = files.add_tasks(project.store, text, name=file.name, gold=gold, scrub=project.scrub)
     _tell(taken, "tasks", as_json)
 
 

@@ -39,6 +39,13 @@ class _Said(BaseModel):
             raise ValueError("Input should be 1 or -1")
         return rating
 
+    @field_validator("request_id", "interaction_id")
+    @classmethod
+    def _id_can_be_looked_up(cls, name: str | None) -> str | None:
+        if name and ("\0" in name or any("\ud800" <= c <= "\udfff" for c in name)):
+            raise ValueError("Input should be an id, of whole characters")
+        return name
+
     @model_validator(mode="after")
     def _of_one_answer_something(self) -> Self:
         if bool(self.request_id) == bool(self.interaction_id):
@@ -65,7 +72,8 @@ class FeedbackRoute:
     def _keep(self, said: _Said, tenant: str | None) -> Feedback:
         self._recorder.flush()  # a quick user can be ahead of the writer
         if said.request_id:
-            found = self._store.last(Interaction, request_id=said.request_id)
+            whose = {"tenant": tenant} if tenant else {}  # ids of two tenants may be the same
+            found = self._store.last(Interaction, request_id=said.request_id, **whose)
         else:
             found = next(iter(self._store.get_all(Interaction, [said.interaction_id or ""])), None)
         if found and tenant and found.tenant != tenant:

@@ -16,23 +16,25 @@ from trueup.errors import TrueupError
 from trueup.gateway.access import AccessLog, Seen
 from trueup.gateway.body import Limits
 from trueup.gateway.config import Scope, ServeConfig
-from trueup.gateway.errors import send_error
+from trueup.gateway.errors import RequestError, send_error
 from trueup.gateway.keys import Keys
 
 __all__ = ["Front", "scope_of"]
 
 OPEN = {"/health", "/openapi.json"}
 """Routes that need no key. `/health` says little to those who have none."""
-NEEDS: dict[str, Scope] = {
-    "/v1/chat/completions": "chat",
-    "/v1/completions": "chat",
-    "/v1/models": "chat",
-    "/v1/embeddings": "embeddings",
-    "/v1/feedback": "feedback",
-    "/v1/capture": "capture",
-    "/v1/traces": "capture",
-    "/metrics": "read",
+NEEDS: dict[tuple[str, str], Scope] = {
+    ("POST", "/v1/chat/completions"): "chat",
+    ("POST", "/v1/completions"): "chat",
+    ("GET", "/v1/models"): "chat",
+    ("POST", "/v1/embeddings"): "embeddings",
+    ("POST", "/v1/feedback"): "feedback",
+    ("POST", "/v1/capture"): "capture",
+    ("POST", "/v1/traces"): "capture",
+    ("GET", "/metrics"): "read",
 }
+OURS = {"/v1/feedback", "/v1/capture", "/v1/traces"}
+"""Answered here and by nobody behind us, whatever the method."""
 FAST = {"/v1/chat/completions", "/v1/completions", "/v1/embeddings"}
 GOOD_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 LEFT = 499  # nginx's number for a client that left
@@ -75,7 +77,8 @@ class Front:
             if self._keys:
                 scope["trueup.caller"] = caller = self._keys.caller(scope["headers"])
                 if path not in OPEN:
-                    self._keys.check(caller, scope_of(path))
+                    self._keys.check(caller, scope_of(scope["method"], path))
+            _refuse_detours(scope["method"], path)
             if self._proxy and path in FAST and scope["method"] == "POST":
                 await self._proxy(scope, receive, noting)
             else:
@@ -104,11 +107,31 @@ class Front:
                 )
 
 
-def scope_of(path: str) -> Scope:
-    """What a key must cover for a route; what is not named here takes `admin`."""
-    if path.startswith("/v1/models/"):
+def scope_of(method: str, path: str) -> Scope:
+    """What a key must cover for a route; what is not named here takes `admin`: behind the same path
+    another method may list what other tenants asked, or delete a model."""
+    method = "GET" if method == "HEAD" else method
+    if method == "GET" and path.startswith("/v1/models/"):
         return "chat"
-    return NEEDS.get(path, "admin")
+    return NEEDS.get((method, path), "admin")
+
+
+def _refuse_detours(method: str, path: str) -> None:
+    """No path that an upstream could read as another one, and none of ours sent there.
+
+    Raises:
+        RequestError: it is one; status 400, 404 or 405.
+    """
+    if any(part in (".", "..") for part in path.replace("\\", "/").split("/")):
+        raise RequestError("The path has dots for segments", got=path, expected="a plain path")
+    plain = path.rstrip("/")
+    if plain in OURS and (path != plain or method != "POST"):
+        raise RequestError(
+            "There is no such route" if path != plain else "This route takes POST alone",
+            got=f"{method} {path}",
+            expected=f"POST {plain}",
+            status=404 if path != plain else 405,
+        )
 
 
 def _request_id(scope: AsgiScope) -> str:

@@ -80,7 +80,8 @@ class MirrorRoute:
         for place, one, group, feedback in zip(places, kept, groups, said, strict=True):
             ids, why = one
             if feedback and why == "rate" and (feedback.get("rating") == -1 or "edit" in feedback):
-                ids, why = tuple(r.id for r in self._recorder.recall(group[0].id)), ""
+                ids = tuple(r.id for r in self._recorder.recall(group[0].id))
+                why = "" if ids else why
             results[place] = {"skipped": why} if why else {"ids": list(ids)}
             if feedback and not why and ids:
                 thumb = self._recorder.feedback(Feedback(interaction_id=ids[0], **feedback))

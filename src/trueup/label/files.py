@@ -20,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from trueup.errors import DataError
 from trueup.label.tasks import tasks_of
 from trueup.label.votes import Choice, VoteBook, choice_of, choice_of_scores, is_swapped, mirrored
+from trueup.privacy import Scrub
 from trueup.records import Completion, Message, Messages, ReviewTask
 from trueup.store import Store
 
@@ -58,7 +59,9 @@ class _Bad(Exception):
 # --- tasks in -------------------------------------------------------------------------------------
 
 
-def add_tasks(store: Store, text: str, *, name: str, gold: bool = False) -> Taken:
+def add_tasks(
+    store: Store, text: str, *, name: str, gold: bool = False, scrub: Scrub | None = None
+) -> Taken:
     """Questions of a file become review tasks.
 
     Reads:   JSON lines with `prompt` (text or messages) and `candidates` (two answers); for gold
@@ -72,6 +75,7 @@ def add_tasks(store: Store, text: str, *, name: str, gold: bool = False) -> Take
     for row in tally.rows(_lines(text)):
         with tally.row():
             task = _task(row, f"file:{name}", gold)
+            task = scrub(task) if scrub else task
             tasks[task.id] = task
             tally.good += 1
     new = store.add_all(tasks.values())

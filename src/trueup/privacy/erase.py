@@ -203,10 +203,12 @@ def _plan(connection: Connection, query: Any) -> _Plan:
     """Follow lineage forward from the interactions that a query selects."""
     roots = connection.execute(query).scalars().all()
     below = _descendants(connection, roots)
+    prompts = _prompts(connection, roots)
+    below |= _descendants(connection, _labels_of(connection, prompts))
     ids: dict[type[Record], list[str]] = {
         kind: sorted(one for one in below if kind_of(one) is kind) for kind in TRAFFIC
     }
-    ids[SampleSet] = _samples_of(connection, _prompts(connection, roots)) if roots else []
+    ids[SampleSet] = _samples_of(connection, prompts) if roots else []
     trained, idle = set[str](), set[str]()
     beyond = set[str]()
     for dataset in (one for one in below if kind_of(one) is Dataset):
@@ -259,6 +261,17 @@ def _samples_of(connection: Connection, prompts: set[str]) -> list[str]:
     return [r.id for r in rows if content_hash(json.loads(r.body)["prompt"]) in prompts]
 
 
+def _labels_of(connection: Connection, prompts: set[str]) -> list[str]:
+    """Labels and tasks of these prompts that name no interaction: of answers drawn in rounds."""
+    found = []
+    for kind in (Label, ReviewTask):
+        table = TABLES[kind]
+        query = select(table.c.id, table.c.body).where(table.c.interaction_id.is_(None))
+        rows = connection.execute(query) if prompts else ()
+        found += [r.id for r in rows if content_hash(json.loads(r.body)["prompt"]) in prompts]
+    return found
+
+
 def _texts(connection: Connection, plan: _Plan) -> Iterator[str]:
     for kind in (*TRAFFIC, SampleSet):
         for row in _bodies(connection, kind, plan.ids[kind]):
@@ -274,8 +287,9 @@ def _remove(connection: Connection, store: Store, plan: _Plan, erasure: str) -> 
         table = TABLES[kind]
         for part in _parts(ids):
             connection.execute(delete(table).where(table.c.id.in_(part)))
-            rows = [{"id": one, "erasure": erasure} for one in part]
-            connection.execute(store.insert_or_ignore(ERASED), rows)
+            if kind is not SampleSet:  # the same draw again is not what was erased
+                rows = [{"id": one, "erasure": erasure} for one in part]
+                connection.execute(store.insert_or_ignore(ERASED), rows)
     for part in _parts(plan.ids[Dataset]):
         connection.execute(delete(EDGES).where(EDGES.c.child.in_(part)))
     connection.execute(delete(VERDICTS))

@@ -102,8 +102,8 @@ _TOKENS = (
     r"|(?:AKIA|ASIA)[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{30,255}|github_pat_[A-Za-z0-9_]{22,255}"
     r"|glpat-[A-Za-z0-9_-]{20,64}|xox[abeoprs]-[A-Za-z0-9-]{10,250}|AIza[0-9A-Za-z_-]{32,44}"
     r"|hf_[A-Za-z0-9]{30,64}|npm_[A-Za-z0-9]{36}|pypi-[A-Za-z0-9_-]{50,250}"
-    r"|eyJ[A-Za-z0-9_-]{8,4000}\.eyJ[A-Za-z0-9_-]{4,8000}\.[A-Za-z0-9_-]{8,2000}"
 )
+_WEB_TOKEN = r"eyJ[A-Za-z0-9_-]{8,4000}\.eyJ[A-Za-z0-9_-]{4,8000}\.[A-Za-z0-9_-]{8,2000}"
 _MARKS = ("sk-", "AKIA", "ASIA", "glpat-", "xox", "AIza", "pypi-", "eyJ")
 _MARKS_WITH_LINE = ("k_live_", "k_test_", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_",
                     "hf_", "npm_")  # fmt: skip
@@ -139,7 +139,12 @@ GROUPS = (
         ),
     ),
     Group(
-        _has_key, (Pattern("KEY", re.compile(rf"(?<![A-Za-z0-9_])(?:{_TOKENS})(?![A-Za-z0-9_])")),)
+        _has_key,
+        (
+            Pattern("KEY", re.compile(rf"(?<![A-Za-z0-9_])(?:{_TOKENS})(?![A-Za-z0-9_])")),
+            # not behind a dash either: each of many would have all of the rest tried
+            Pattern("KEY", re.compile(rf"(?<![A-Za-z0-9_-]){_WEB_TOKEN}(?![A-Za-z0-9_])")),
+        ),
     ),
     Group(
         lambda text: "earer " in text,

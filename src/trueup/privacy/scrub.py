@@ -9,6 +9,7 @@ nothing keeps what stood there.
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -31,8 +32,15 @@ __all__ = ["Scrub", "Scrubber", "scrub_text"]
 
 R = TypeVar("R", bound=Record)
 Scrub = Callable[[R], R]
-Seen = dict[tuple[str, str], str]
-Finder = Callable[[str, Seen], str]
+Finder = Callable[[str, "Seen"], str]
+
+
+class Seen(dict[tuple[str, str], str]):
+    """The placeholders of one record, by the kind and value that each stands for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers: Counter[str] = Counter()
 
 
 class Scrubber:
@@ -85,7 +93,7 @@ def scrub_text(text: str, seen: Seen | None = None) -> str:
     Args:
         seen: what was found before in the same record; new finds are added.
     """
-    seen = {} if seen is None else seen
+    seen = Seen() if seen is None else seen
     for may_have, patterns in GROUPS:
         if may_have(text):
             for one in patterns:
@@ -112,7 +120,8 @@ def placeholder(name: str, value: str, seen: Seen) -> str:
     """`<EMAIL_1>`: the kind, and which of its values in this record."""
     key = (name, "".join(c for c in value.lower() if c.isalnum() or c in "@._"))
     if key not in seen:
-        seen[key] = f"<{name}_{sum(one == name for one, _ in seen) + 1}>"
+        seen.numbers[name] += 1
+        seen[key] = f"<{name}_{seen.numbers[name]}>"
     return seen[key]
 
 
@@ -121,7 +130,7 @@ def placeholder(name: str, value: str, seen: Seen) -> str:
 
 def _changes(record: Record, hide: Finder) -> dict[str, Any]:
     """The fields that are to be others."""
-    seen: Seen = {}
+    seen = Seen()
     if isinstance(record, Feedback):
         said = {"edit": record.edit, "comment": record.comment}
         found = {name: hide(text, seen) for name, text in said.items() if text}

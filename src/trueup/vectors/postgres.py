@@ -165,8 +165,8 @@ class PgIndex:
             with self._engine.begin() as connection:
                 query = delete(self._table).where(self._table.c.id.in_(wanted))
                 gone = connection.execute(query).rowcount
-            if gone:
-                self._maintain(f"VACUUM (FULL, ANALYZE) {self._table.name}")
+            # also where another call deleted, and was killed here
+            self._maintain(f"VACUUM (FULL, ANALYZE) {self._table.name}")
         return gone
 
     def drop(self) -> None:

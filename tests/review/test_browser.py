@@ -81,6 +81,8 @@ def test_the_next_task_is_there_before_the_server_answers(
     assert store.count(Label) == 0, "shown before it is saved"
     page.locator(".comment summary").click()
     page.locator(".comment textarea").fill("typed while it was on its way")
+    while not held:
+        page.wait_for_timeout(10)  # the card is drawn before the request is handed over
     held[0].continue_()
     saved(page)
     assert newest(store, first)

@@ -112,7 +112,7 @@ class WriterProcess:
         try:
             with self._lock:
                 told = self._ask("take", list(items))
-                self._told = Told(*told, self._told.handed + number)
+                self._told = told._replace(handed=self._told.handed + number)
         except (_Gone, pickle.PicklingError, AttributeError, TypeError):
             return False
         return True
@@ -138,7 +138,7 @@ class WriterProcess:
         ledger says."""
         if self._lock.acquire(timeout=BUSY_S):
             try:
-                self._told = Told(*self._ask("told"), self._told.handed, self._told.lost)
+                self._told = self._ask("told")._replace(handed=self._told.handed)
             except _Gone:
                 pass
             finally:
@@ -150,7 +150,7 @@ class WriterProcess:
         told = self._or("close", None, timeout_s)
         with self._lock:
             if told:
-                self._told = Told(*told, self._told.handed)
+                self._told = told._replace(handed=self._told.handed)
             self._is_gone = True
             self._line.close()
         try:
@@ -234,16 +234,16 @@ def _write_for(line: Connection, setup: WriterSetup, account: Path | None) -> No
     recorder = Recorder(store, setup.capture, scrub=_scrubber(setup, store))
     handover = Handover(account) if account else None
 
-    def told() -> tuple[Any, ...]:
-        return recorder.counters, recorder.reasons
+    def told() -> Told:
+        return Told(recorder.counters, recorder.reasons)
 
-    def take(items: Sequence["Item"]) -> tuple[Any, ...]:
+    def take(items: Sequence["Item"]) -> Told:
         recorder.put(items)
         if handover:
             handover.took(sum(item.number for item in items))
         return told()
 
-    def close(timeout_s: float) -> tuple[Any, ...]:
+    def close(timeout_s: float) -> Told:
         recorder.close(timeout_s)
         return told()
 

@@ -388,9 +388,8 @@ def show(found: dict[str, Any]) -> None:
     """The table and the ratios."""
     machine = found["machine"]
     print(f"{machine['cpu']}, {machine['cores']} cores, commit {machine['commit']}")
-    print(
-        f"medians of {found['rounds']} rounds of {found['seconds']} s; the mock is {found['mock']}\n"
-    )
+    told = f"medians of {found['rounds']} rounds of {found['seconds']} s"
+    print(f"{told}; the mock is {found['mock']}\n")
     print(f"{'case':<13}{'side':<10}{'rate /s':>10}{'p50 ms':>9}{'p99 ms':>9}")
     for case in CASES:
         for name, of in found["sides"].items():

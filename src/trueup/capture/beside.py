@@ -9,6 +9,7 @@ changes but who does it. What was handed over outlives a kill of the gateway; if
 the gateway writes by itself again, and what was lost is in the ledger.
 """
 
+import contextlib
 import logging
 import os
 import pickle
@@ -103,7 +104,8 @@ class WriterProcess:
         Args:
             account: of our ledger; there it notes what it took over.
         """
-        self._or("start", None, self._setup, account)
+        with contextlib.suppress(OSError):  # if it is gone already, the first batch shows it
+            self._line.send((self._setup, account))
 
     def take(self, items: Sequence["Item"]) -> bool:
         """Hand over what waits; False where it stays ours, because there is no writer any more or
@@ -220,10 +222,9 @@ def main(file: int) -> None:
     os.nice(NICE)
     line = Connection(file)
     try:
-        verb, (setup, account) = line.recv()
+        setup, account = line.recv()
     except (EOFError, OSError):
         return
-    assert verb == "start"
     _write_for(line, setup, account)
 
 
@@ -255,7 +256,6 @@ def _write_for(line: Connection, setup: WriterSetup, account: Path | None) -> No
         "recall": recorder.recall,
     }
     try:
-        line.send(None)
         while True:
             verb, given = pickle.loads(line.recv_bytes())  # from our own parent, on a socket pair
             try:

@@ -110,12 +110,16 @@ class WriterProcess:
     def take(self, items: Sequence["Item"]) -> bool:
         """Hand over what waits; False where it stays ours, because there is no writer any more or
         an item cannot travel."""
+        try:
+            message = pickle.dumps(("take", (list(items),)))
+        except (pickle.PicklingError, AttributeError, TypeError):  # built by a function of ours
+            return False
         number = sum(item.number for item in items)
         try:
             with self._lock:
-                told = self._ask("take", list(items))
+                told = self._answer(message)
                 self._told = told._replace(handed=self._told.handed + number)
-        except (_Gone, pickle.PicklingError, AttributeError, TypeError):
+        except _Gone:
             return False
         return True
 
@@ -169,9 +173,11 @@ class WriterProcess:
             return otherwise
 
     def _ask(self, verb: str, *given: Any) -> Any:
+        return self._answer(pickle.dumps((verb, given)))
+
+    def _answer(self, message: bytes) -> Any:
         if self._is_gone:
             raise _Gone
-        message = pickle.dumps((verb, given))  # what cannot be packed leaves the line as it is
         try:
             self._line.send_bytes(message)
             if not self._line.poll(ANSWER_S):

@@ -91,6 +91,18 @@ def test_what_is_recorded_is_written_by_the_other_process_scrubbed(start) -> Non
     assert not list(store.folder.glob("capture/*.counts")) and not crashes(store)
 
 
+def test_it_writes_to_postgres_likewise(tmp_path: Path, postgres_url: str) -> None:
+    store, config = Store(tmp_path, url=postgres_url), CaptureConfig()
+    setup = WriterSetup(store.folder, store.engine.url, config, PrivacyConfig())
+    recorder = Recorder(store, config, beside=WriterProcess(setup))
+    recorder.record_later(heard(1, text="Write to ann@example.org"), size=100)
+    assert recorder.flush()
+    [found] = store.all(Interaction)
+    assert found.completion.text == "Write to <EMAIL_1>"
+    recorder.close()
+    store.close()
+
+
 def test_the_counters_add_up_at_any_moment(start) -> None:
     recorder, _, _ = start(rate=0.5, by="request", commit_ms=20)
     sent = 0

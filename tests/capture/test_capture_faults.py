@@ -110,7 +110,7 @@ def test_a_commit_that_arrived_before_the_kill_is_not_called_lost(store, tmp_pat
         ledger = Ledger(store.folder)
         batch = [interaction(f"{arrives}-{i}") for i in range(10)]
         ledger.accept(14)
-        ledger.begin(10, batch[0].id)
+        ledger.begin([one.id for one in batch])
         if arrives:
             store.add_all(batch)
         ledger._words.release()  # as the kernel does it
@@ -118,6 +118,28 @@ def test_a_commit_that_arrived_before_the_kill_is_not_called_lost(store, tmp_pat
         ledger._file.close()
         found = crashes(store)[-1]
         assert (found.accepted, found.lost) == (14, 4 if arrives else 14)
+
+
+@pytest.mark.parametrize("number", [2, 600])
+def test_a_commit_that_began_with_what_was_there_is_not_called_arrived(store, number) -> None:
+    """The first of it was in the store before, and one was erased; the others never came."""
+    from trueup.privacy import erase_user
+
+    batch = [interaction(f"{number}-{i}") for i in range(number)]
+    gone = Interaction(**{**dict(interaction("gone")), "id": "", "user": "ann"})
+    store.add_all([batch[0], gone])
+    erase_user(store, "ann")
+    for arrives in (False, True):
+        ledger = Ledger(store.folder)
+        ledger.accept(number + 1)
+        ledger.begin([batch[0].id, gone.id, *(one.id for one in batch[1:])])
+        if arrives:
+            store.add_all([*batch, gone])
+        ledger._words.release()  # as the kernel does it
+        ledger._page.close()
+        ledger._file.close()
+        found = crashes(store)
+        assert sum(one.lost for one in found) == number + 1  # of the first round
 
 
 def test_the_account_of_a_living_process_is_left_alone(store) -> None:

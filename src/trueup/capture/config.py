@@ -10,8 +10,8 @@ __all__ = ["CaptureConfig", "CaptureRule"]
 
 
 class CaptureRule(StageConfig):
-    """Traffic by whose it is and where it goes. One pattern that fits is enough; `*` and `?` stand
-    for any characters, and an empty list fits nothing."""
+    """Traffic by whose it is and where it goes. One pattern that fits is enough; `*` stands for any
+    characters, `?` for one, all others for themselves; an empty list fits nothing."""
 
     tenants: tuple[str, ...] = ()
     """Names of the keys that requests come with."""

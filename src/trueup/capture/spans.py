@@ -313,9 +313,9 @@ def _usage(said: Json) -> Json:
 def _latency_ms(span: Json) -> float | None:
     try:
         begun, ended = int(span["startTimeUnixNano"]), int(span["endTimeUnixNano"])
+        return (ended - begun) / 1e6 if ended >= begun else None
     except (KeyError, TypeError, ValueError, OverflowError):
         return None
-    return (ended - begun) / 1e6 if ended >= begun else None
 
 
 def _error(span: Json, said: Json) -> str:

@@ -54,7 +54,7 @@ FEEDBACK = {
         "request_id": {"type": "string", "minLength": 1},
         "interaction_id": {"type": "string", "minLength": 1},
         "rating": {"enum": [1, -1]},
-        "edit": {"type": "string"},
+        "edit": {"type": "string", "pattern": r"\S"},
         "comment": {"type": "string"},
     },
     "oneOf": [{"required": ["request_id"]}, {"required": ["interaction_id"]}],

@@ -226,6 +226,17 @@ def test_spans_without_their_texts_are_rejected_and_counted(gateway) -> None:
     assert answer.partial_success.rejected_spans == 1
 
 
+def test_what_was_erased_is_rejected_and_odd_times_do_no_harm(gateway) -> None:
+    from trueup.privacy import erase_user
+
+    assert post(gateway, otlp(span(INFERENCE))).json() == {}
+    erase_user(gateway.store, "ann")
+    late = span(CURRENT, startTimeUnixNano="1", endTimeUnixNano="9" * 400)
+    partial = post(gateway, otlp(span(INFERENCE), late)).json()["partialSuccess"]
+    assert (partial["rejectedSpans"], partial["errorMessage"]) == (1, "was erased: 1")
+    assert [one.latency_ms for one in on_disk(gateway)] == [None]
+
+
 def test_a_store_that_cannot_be_written_makes_the_exporter_try_again(gateway) -> None:
     with gateway.store._engine.begin() as connection:
         connection.exec_driver_sql(

@@ -64,6 +64,7 @@ class TracesRoute:
                 problems["nested too deeply"] += 1
         for one in self._recorder.keep(groups, route=ROUTE):
             problems["could not be scrubbed"] += one.skipped == "scrub"
+            problems["was erased"] += one.skipped == "erased"
         return +problems
 
 

@@ -23,7 +23,7 @@ class CaptureRule(StageConfig):
     """The `model` of a request."""
 
     routes: tuple[str, ...] = ()
-    """Paths: `/v1/chat/completions`, `/v1/traces`."""
+    """Paths: `/v1/chat/completions`, `/v1/traces`, `/v1/logs`."""
 
 
 class CaptureConfig(StageConfig):

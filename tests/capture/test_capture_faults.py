@@ -223,3 +223,39 @@ def test_a_full_disk_that_gets_room_again_costs_nothing(tmp_path: Path) -> None:
     full, after, num_stored = json.loads(done.stdout)
     assert full["retries"] and full["captured"] < 200 and full["failed"] == 0
     assert after["captured"] == num_stored == 200 and after["failed"] == after["dropped"] == 0
+
+
+def test_a_postgres_that_fails_over_costs_nothing(tmp_path, postgres_url) -> None:
+    """Its stand-in is read-only until it is made the first: what came in meanwhile is kept."""
+    import psycopg
+
+    def failed_over(is_read_only: bool) -> None:
+        with psycopg.connect(postgres_url, autocommit=True) as connection:
+            connection.execute("SET default_transaction_read_only = off")
+            name = connection.info.dbname
+            state = "on" if is_read_only else "off"
+            connection.execute(
+                f'ALTER DATABASE "{name}" SET default_transaction_read_only = {state}'
+            )
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+
+    store = Store(tmp_path, url=postgres_url)
+    recorder = Recorder(store, CaptureConfig(commit_ms=1))
+    recorder.record(interaction("before"))
+    assert recorder.flush(60)
+    failed_over(True)
+    for i in range(20):
+        recorder.record(interaction(f"r{i}"))
+    deadline = time.monotonic() + 30
+    while recorder.counters["retries"] < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert recorder.counters["waiting"] == 20
+    failed_over(False)
+    assert recorder.flush(60)
+    counts = recorder.counters
+    assert (counts["captured"], counts["failed"], store.count(Interaction)) == (21, 0, 21)
+    recorder.close()
+    store.close()

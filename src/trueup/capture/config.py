@@ -55,6 +55,11 @@ class CaptureConfig(StageConfig):
     recall_size: int = Field(default=2000, ge=0)
     """Requests that may stay so; the oldest go first, and also beyond `queue_mb`."""
 
+    beside: bool = True
+    """In front of an upstream, records are put together, scrubbed and written by a process beside
+    the gateway, which then shares no interpreter with requests. False: by a thread in it, for
+    machines where 100 MB count more than a millisecond."""
+
     queue_size: int = Field(default=1000, ge=1)
     """Interactions that may wait to be written. When it is full the newest are dropped and
     counted; the caller never waits."""

@@ -25,14 +25,14 @@ from trueup.records import Interaction
 from trueup.store import Store, storage_errors
 from trueup.store.tables import ERASED, TABLES
 
-__all__ = ["Crash", "Ledger", "crashes"]
+__all__ = ["Crash", "Handover", "Ledger", "crashes"]
 
 PAGE = 4096
 MAGIC = 0x7472756575700002
-ACCEPTED, SETTLED, PENDING = 1, 2, 3  # 8-byte words; word 0 is the magic number
+# 8-byte words, each with one writer; word 0 is the magic number
+ACCEPTED, SETTLED, PENDING, HANDED, NUM_IDS = 1, 2, 3, 4, 5
 STARTED_AT, STARTED_BYTES = 64, 32
-NUM_IDS = 4  # a word, and the ids' hex digits behind it, as bytes
-IDS_AT, ID_BYTES = 128, 10
+IDS_AT, ID_BYTES = 128, 10  # the hex digits of ids, as bytes
 MAX_IDS = (PAGE - IDS_AT) // ID_BYTES
 
 
@@ -71,7 +71,7 @@ class Ledger:
             self._file.close()
             unlocked.unlink(missing_ok=True)
             raise
-        self._words = memoryview(self._page).cast("Q")
+        self._words: Any = memoryview(self._page).cast("Q")
         self._page[STARTED_AT : STARTED_AT + STARTED_BYTES] = _now().encode().ljust(STARTED_BYTES)
         self._words[0] = MAGIC
         os.rename(unlocked, self._path)  # only now may others find it
@@ -93,14 +93,32 @@ class Ledger:
         """So many are stored, or counted as given up."""
         self._words[SETTLED] += number
 
+    @property
+    def path(self) -> Path:
+        """Where the account is, for `Handover`."""
+        return self._path
+
     def close(self) -> None:
         """Close the account; it is kept only where something is owed."""
-        is_settled = self._words[ACCEPTED] == self._words[SETTLED]
+        is_settled = self._words[ACCEPTED] == self._words[SETTLED] + self._words[HANDED]
         self._words.release()
         self._page.close()
         if is_settled:
             self._path.unlink(missing_ok=True)
         self._file.close()
+
+
+class Handover:
+    """The other end of an account: who takes interactions over from a process notes it there, so
+    that those are not missed if it is killed."""
+
+    def __init__(self, path: Path) -> None:
+        with path.open("r+b") as file:
+            self._words: Any = memoryview(mmap.mmap(file.fileno(), PAGE)).cast("Q")
+
+    def took(self, number: int) -> None:
+        """So many are in the hands of this process."""
+        self._words[HANDED] += number
 
 
 def crashes(store: Store) -> list[Crash]:
@@ -158,6 +176,7 @@ def _read(name: str, page: bytes, store: Store) -> Crash | None:
     if len(page) < PAGE or words[0] != MAGIC:
         return None
     accepted, settled, pending = words[ACCEPTED], words[SETTLED], words[PENDING]
+    handed = words[HANDED]
     if pending > settled:
         end = IDS_AT + ID_BYTES * min(words[NUM_IDS], MAX_IDS)
         noted = (page[at : at + ID_BYTES] for at in range(IDS_AT, end, ID_BYTES))
@@ -165,7 +184,7 @@ def _read(name: str, page: bytes, store: Store) -> Crash | None:
         if ids and _are_settled(ids, store):
             settled = pending
     started = page[STARTED_AT : STARTED_AT + STARTED_BYTES].decode(errors="replace").strip()
-    return Crash(name, started, accepted, max(0, accepted - settled))
+    return Crash(name, started, accepted, max(0, accepted - settled - handed))
 
 
 def _are_settled(ids: list[str], store: Store) -> bool:

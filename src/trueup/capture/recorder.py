@@ -2,6 +2,8 @@
 
     request ── record() ──> bounded queue ──> one writer thread ──> store, a batch a commit
 
+The thread writes by itself, or hands over to a process beside, see `capture.beside`.
+
 The promise: `record` neither blocks nor raises, whatever the disk, the database or the record is
 like, and nothing gets lost without being counted. At any moment
 
@@ -20,6 +22,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from trueup.capture.beside import Told, WriterProcess
 from trueup.capture.config import CaptureConfig
 from trueup.capture.ledger import Ledger, crashes
 from trueup.capture.recall import Recall, size_of
@@ -29,7 +32,7 @@ from trueup.privacy import Scrub
 from trueup.records import Feedback, Interaction
 from trueup.store import Store
 
-__all__ = ["Kept", "Recorder", "Scrub"]
+__all__ = ["Item", "Kept", "Recorder", "Scrub"]
 
 Build = Callable[[], Sequence[Interaction]]
 REASONS: dict[str, tuple[str, ...]] = {
@@ -40,6 +43,8 @@ REASONS: dict[str, tuple[str, ...]] = {
 }
 """What can become of an interaction, and why."""
 
+HAND_OVER = 0.2
+"""Of the time that a commit waits for company, how long a batch for the process beside does."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 1.0
 PASSING = (
     *("locked", "busy", "full", "no space", "i/o", "unable to open", "connect", "timeout"),
@@ -62,7 +67,7 @@ class Kept(NamedTuple):
     away; empty where it was kept, now or before."""
 
 
-class _Item(NamedTuple):
+class Item(NamedTuple):
     """What one request put into the queue."""
 
     build: Build
@@ -76,21 +81,36 @@ class _Item(NamedTuple):
 class Recorder:
     """A bounded queue in front of the store. Safe to call from any thread."""
 
-    def __init__(self, store: Store, config: CaptureConfig, *, scrub: Scrub | None = None) -> None:
-        self._store, self._config, self._scrub = store, config, scrub
+    def __init__(
+        self,
+        store: Store,
+        config: CaptureConfig,
+        *,
+        scrub: Scrub | None = None,
+        beside: WriterProcess | None = None,
+    ) -> None:
+        """
+        Args:
+            beside: writes what `record_later` brings, with the same settings. It is closed with us.
+        """
+        self._store, self._config, self._scrub, self._beside = store, config, scrub, beside
         self._max_bytes = config.queue_mb * 1e6
-        self._waiting: deque[_Item] = deque()
+        self._waiting: deque[Item] = deque()
         self._num_waiting = self._num_bytes = 0
         self._lock = threading.RLock()
         self._work, self._done = threading.Condition(self._lock), threading.Condition(self._lock)
         self._num_in = self._num_out = self._hurry_to = 0  # items
         self._closing_at: float | None = None
-        self._sent = self._unsettled = self._recalled = self._retries = 0
+        self._sent = self._unsettled = self._handed = self._recalled = self._retries = 0
         self._counts: Counter[tuple[str, str]] = Counter()
         self._recall = Recall(config.recall_s, config.recall_size, self._max_bytes)
         self._warned: set[str] = set()
         self._num_lost = self._look_back()
         self._ledger = self._open_ledger()
+        self._company_s = config.commit_ms / 1000
+        if beside:
+            beside.open(self._ledger.path if self._ledger else None)
+            self._company_s *= HAND_OVER
         self._thread = threading.Thread(target=self._write_all, name="trueup-capture", daemon=True)
         self._thread.start()
 
@@ -113,7 +133,7 @@ class Recorder:
             if interactions and self._admit(interactions, route, 0):
                 size = sum(map(size_of, interactions))
                 self._enqueue(
-                    _Item(lambda: interactions, len(interactions), size, route, is_admitted=True)
+                    Item(lambda: interactions, len(interactions), size, route, is_admitted=True)
                 )
         except Exception as error:  # the caller is a user's request: nothing may get through
             self._fail(error)
@@ -125,9 +145,14 @@ class Recorder:
             size: bytes that wait with it: the request's body and the answer's.
         """
         try:
-            self._enqueue(_Item(build, 1, size, route, is_admitted=False))
+            self._enqueue(Item(build, 1, size, route, is_admitted=False))
         except Exception as error:
             self._fail(error)
+
+    def put(self, items: Sequence[Item]) -> None:
+        """Queue what another recorder hands over."""
+        for item in items:
+            self._enqueue(item)
 
     # --- for senders who wait -------------------------------------------------------------------
 
@@ -193,6 +218,8 @@ class Recorder:
         """
         with self._lock:
             group = self._recall.take(name, tenant)
+        if not group and self._beside:
+            return self._beside.recall(name, tenant)
         clean = [one for one in map(self._scrubbed, group) if one]
         try:
             erased = self._kept_now(clean, self._store.add_late)
@@ -212,7 +239,8 @@ class Recorder:
         """Interactions `sent`, and what became of them: on disk (`captured`), no room (`dropped`),
         `failed`, skipped, `waiting`. Beside that sum: how many of the captured were `recalled` by
         feedback, commits tried again (`retries`), and interactions `lost_in_crashes` of earlier
-        processes on this store."""
+        processes on this store. Takes a moment where a process beside is asked."""
+        told = self._beside.told() if self._beside else Told({}, {})
         with self._lock:
             total = {
                 kind: sum(self._counts[kind, why] for why in REASONS[kind])
@@ -223,20 +251,23 @@ class Recorder:
                 for why in REASONS["skipped"]
                 for number in [self._counts["skipped", why]]
             }
-            beside = {
-                "recalled": self._recalled,
-                "retries": self._retries,
-                "lost_in_crashes": self._num_lost,
-            }
-            sums = {"sent": self._sent, **total, **skipped, "waiting": self._unsettled}
-            return sums | beside
+            more = {"recalled": self._recalled, "retries": self._retries}
+            waiting = self._unsettled + self._handed - told.handed
+            sent = self._sent - told.handed
+            lost = self._num_lost + told.lost
+        own = {"sent": sent, **total, **skipped, "waiting": waiting, **more}
+        sums = {name: number + told.counters.get(name, 0) for name, number in own.items()}
+        return sums | {"lost_in_crashes": lost}
 
     @property
     def reasons(self) -> dict[tuple[str, str], int]:
         """The same by outcome and reason: `("dropped", "queue_mb")`."""
+        theirs = self._beside.told().reasons if self._beside else {}
         with self._lock:
             return {
-                (kind, why): self._counts[kind, why] for kind in REASONS for why in REASONS[kind]
+                (kind, why): self._counts[kind, why] + theirs.get((kind, why), 0)
+                for kind in REASONS
+                for why in REASONS[kind]
             }
 
     # --- from the server's side -----------------------------------------------------------------
@@ -247,7 +278,8 @@ class Recorder:
             target = self._num_in
             self._hurry_to = max(self._hurry_to, target)
             self._work.notify()
-            return self._done.wait_for(lambda: self._num_out >= target, timeout_s)
+            is_out = self._done.wait_for(lambda: self._num_out >= target, timeout_s)
+        return is_out and (self._beside is None or self._beside.flush(timeout_s))
 
     def close(self, timeout_s: float = 30.0) -> None:
         """Write what is queued, then stop. What is recorded afterwards counts as dropped."""
@@ -256,6 +288,8 @@ class Recorder:
                 self._closing_at = time.monotonic() + timeout_s
             self._work.notify_all()
         self._thread.join(timeout_s)
+        if self._beside and not self._beside.close(max(1.0, self._closing_at - time.monotonic())):
+            self._warn("closed", "Capture was closed before its writer was through")
         with self._lock:
             if self._thread.is_alive():
                 self._warn("closed", f"Capture was closed with {self._unsettled} records unwritten")
@@ -287,7 +321,7 @@ class Recorder:
                 self._recall.hold(interactions)
         return False
 
-    def _enqueue(self, item: _Item) -> None:
+    def _enqueue(self, item: Item) -> None:
         with self._lock:
             self._sent += item.number
             reason = self._no_room(item)
@@ -307,7 +341,7 @@ class Recorder:
             why = "capture is closed" if reason == "closed" else "the store is slower than traffic"
             self._warn("dropped", f"Interactions are being dropped: {why}")
 
-    def _no_room(self, item: _Item) -> str:
+    def _no_room(self, item: Item) -> str:
         if self._closing_at is not None:
             return "closed"
         if self._num_waiting + item.number > self._config.queue_size:
@@ -328,7 +362,8 @@ class Recorder:
     def _write_all(self) -> None:
         while items := self._take():
             try:
-                self._write([one for item in items for one in self._opened(item)])
+                if not self._hand_over(items):
+                    self._write([one for item in items for one in self._opened(item)])
             except Exception as error:  # a fault of ours: those behind must not wait for ever
                 self._warn("writer", f"A commit was abandoned: {error!r}")
             finally:
@@ -336,12 +371,22 @@ class Recorder:
                     self._num_out += len(items)
                     self._done.notify_all()
 
-    def _take(self) -> list[_Item]:
+    def _hand_over(self, items: list[Item]) -> bool:
+        """True where the process beside has them now, and accounts for them."""
+        if self._beside is None or not self._beside.take(items):
+            return False
+        number = sum(item.number for item in items)
+        with self._lock:
+            self._handed += number
+            self._unsettled -= number
+        return True
+
+    def _take(self) -> list[Item]:
         """The items of the next commit; empty once closed and drained."""
-        items: list[_Item] = []
+        items: list[Item] = []
         with self._lock:
             self._work.wait_for(lambda: self._waiting or self._closing_at is not None)
-            self._work.wait_for(self._is_due, self._config.commit_ms / 1000)
+            self._work.wait_for(self._is_due, self._company_s)
             number = 0
             while self._waiting and number < self._config.commit_size:
                 item = self._waiting.popleft()
@@ -351,7 +396,7 @@ class Recorder:
                 self._num_bytes -= item.size
         return items
 
-    def _opened(self, item: _Item) -> list[Interaction]:
+    def _opened(self, item: Item) -> list[Interaction]:
         """The records of an item, ready to be written; what is left out is counted."""
         interactions = self._built(item.build, item.number)
         if not interactions:

@@ -25,6 +25,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from trueup.capture import CaptureConfig, Recorder
+from trueup.capture.beside import WriterProcess
 from trueup.errors import ConfigError, TrueupError
 from trueup.gateway.access import AccessLog
 from trueup.gateway.best_of import BestOf
@@ -57,12 +58,14 @@ def create_app(
     engine: "Engine | None",
     *,
     scrub: Scrub | None = None,
+    beside: WriterProcess | None = None,
 ) -> Starlette:
     """The app. It owns its recorder (`app.state.recorder`) and drains it at shutdown; engine and
     store are the caller's to close.
 
     Args:
         scrub: what takes out of a record what must not be written, see `trueup.privacy.Scrubber`.
+        beside: a process that writes what is captured; it is the app's to close.
 
     Raises:
         ConfigError: neither an engine nor an upstream, a key whose variable is not set, or a judge
@@ -76,7 +79,7 @@ def create_app(
             next="set serve.upstream, or load a model",
         )
     keys = Keys(serve.keys)
-    recorder = Recorder(store, capture, scrub=scrub)
+    recorder = Recorder(store, capture, scrub=scrub, beside=beside)
     proxy = Proxy(serve, recorder) if serve.has_upstream else None
     log = AccessLog() if serve.access_log else None
     routes = [
@@ -146,7 +149,8 @@ class _Health:
         self._proxy = proxy
 
     async def get(self, request: Request) -> Response:
-        body: dict[str, object] = {"status": "ok", "capture": self._recorder.counters}
+        counters = await asyncio.to_thread(lambda: self._recorder.counters)
+        body: dict[str, object] = {"status": "ok", "capture": counters}
         if self._proxy:
             servers = self._proxy.upstreams.servers
             body["upstream"] = self._serve.upstream or servers[0].base

@@ -74,12 +74,11 @@ class Proxy:
     async def _complete(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Completions of both kinds: forwarded and captured."""
         body = await read_parts(receive, self._max_body_bytes, self._client_timeout_s)
-        asked = as_object(self._readable(scope, body))
-        servers = self.upstreams.for_model(asked.get("model"))
+        readable = self._readable(scope, body)
+        servers = self.upstreams.for_model(as_object(readable).get("model"))
         transcript = Transcript(
-            asked,
+            readable,
             self._recorder,
-            num_bytes=len(body),
             route=scope["path"],
             request_id=scope.get("trueup.request_id", ""),
             tenant=tenant_of(scope),

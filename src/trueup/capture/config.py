@@ -10,8 +10,8 @@ __all__ = ["CaptureConfig", "CaptureRule"]
 
 
 class CaptureRule(StageConfig):
-    """Traffic by whose it is and where it goes. One pattern that fits is enough; `*` and `?` stand
-    for any characters, and an empty list fits nothing."""
+    """Traffic by whose it is and where it goes. One pattern that fits is enough; `*` stands for any
+    characters, `?` for one, all others for themselves; an empty list fits nothing."""
 
     tenants: tuple[str, ...] = ()
     """Names of the keys that requests come with."""
@@ -23,7 +23,7 @@ class CaptureRule(StageConfig):
     """The `model` of a request."""
 
     routes: tuple[str, ...] = ()
-    """Paths: `/v1/chat/completions`, `/v1/traces`."""
+    """Paths: `/v1/chat/completions`, `/v1/traces`, `/v1/logs`."""
 
 
 class CaptureConfig(StageConfig):

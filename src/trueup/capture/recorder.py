@@ -8,7 +8,7 @@ The promise: `record` neither blocks nor raises, whatever the disk, the database
 like, and nothing gets lost without being counted. At any moment
 
     sent = captured + dropped + failed + skipped_by_rate + skipped_by_rule + skipped_not_text
-           + waiting
+           + skipped_known + skipped_erased + waiting
 
 holds, and what a kill takes away is in the `ledger`. Each kind of trouble is logged once.
 Feedback and mirrored traffic do not go this way: their sender is told that they are kept, so they
@@ -27,7 +27,7 @@ from trueup.capture.config import CaptureConfig
 from trueup.capture.ledger import Ledger, crashes
 from trueup.capture.recall import Recall, size_of
 from trueup.capture.rules import why_left_out
-from trueup.errors import DataError, StorageError
+from trueup.errors import DataError, RecordNotFound, StorageError
 from trueup.privacy import Scrub
 from trueup.records import Feedback, Interaction
 from trueup.store import Store
@@ -39,15 +39,20 @@ REASONS: dict[str, tuple[str, ...]] = {
     "captured": ("",),
     "dropped": ("queue_size", "queue_mb", "closed"),
     "failed": ("build", "scrub", "storage", "record"),
-    "skipped": ("rate", "rule", "not_text"),
+    "skipped": ("rate", "rule", "not_text", "known", "erased"),
 }
 """What can become of an interaction, and why."""
 
 HAND_OVER = 0.2
 """Of the time that a commit waits for company, how long a batch for the process beside does."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 1.0
-PASSING = ("locked", "busy", "full", "no space", "i/o", "unable to open", "connect", "timeout")
-"""Words in complaints of a store that may yet come round."""
+PASSING = (
+    *("locked", "busy", "full", "no space", "i/o", "unable to open", "connect", "timeout"),
+    *("deadlock", "could not serialize", "read-only transaction", "recovery"),
+    *("starting up", "shutting down", "accepting", "too many clients"),
+)
+"""Words in complaints of a store that may yet come round. Postgres: a server that fails over is
+read-only or in recovery for a while."""
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +63,8 @@ class Kept(NamedTuple):
     ids: tuple[str, ...]
     """Of its interactions; they are on disk unless `skipped` says why not."""
     skipped: str
-    """`rate`, `rule`, or `scrub` where it could not be scrubbed; empty where it was kept."""
+    """`rate`, `rule`, `scrub` where it could not be scrubbed, `erased` where it was and so stays
+    away; empty where it was kept, now or before."""
 
 
 class Item(NamedTuple):
@@ -156,6 +162,7 @@ class Recorder:
         Raises:
             StorageError: it could not be written.
             DataError: it could not be scrubbed.
+            RecordNotFound: what it is about was erased meanwhile.
         """
         try:
             clean = self._scrub(feedback) if self._scrub else feedback
@@ -166,7 +173,13 @@ class Recorder:
                 expected="text that privacy.scrubber can read",
                 next="see the gateway's log",
             ) from None
-        self._store.add(clean)
+        if not self._store.add(clean) and not self._store.get_all(Feedback, [clean.id]):
+            raise RecordNotFound(
+                "The answer that this feedback is about was erased",
+                got=clean.interaction_id,
+                expected="an answer that is still there",
+                next="nothing: there is no such answer any more",
+            )
         return clean
 
     def keep(self, requests: Sequence[Sequence[Interaction]], *, route: str = "") -> list[Kept]:
@@ -183,19 +196,11 @@ class Recorder:
                 left = why_left_out(self._config, group[0], route) or ""
                 kept.append(Kept(tuple(one.id for one in group), left))
                 continue
-            with self._lock:
-                self._sent += len(group)
             clean = [one for one in map(self._scrubbed, group) if one]
             wanted += clean
             kept.append(Kept(tuple(one.id for one in clean), "" if clean else "scrub"))
-        try:
-            if wanted:
-                self._store.add_all(wanted)
-        except Exception:
-            self._count("failed", "storage", len(wanted))
-            raise
-        self._count("captured", "", len(wanted))
-        return kept
+        erased = self._kept_now(wanted, self._store.add_all)
+        return [_without(one, erased) for one in kept] if erased else kept
 
     def recall(self, name: str, tenant: str | None = None) -> list[Interaction]:
         """Bring in a request that the rate had left out; it is on disk when this returns.
@@ -205,32 +210,27 @@ class Recorder:
             tenant: whose it must be, if it matters.
 
         Returns:
-            Its interactions as they were written; empty if it is not remembered (any more).
+            Its interactions as they were written; empty if it is not remembered (any more), or if
+            somebody's traffic was erased since it was: it may be theirs.
 
         Raises:
             StorageError: it could not be written. It is remembered still.
         """
         with self._lock:
-            group = self._recall.take(name)
+            group = self._recall.take(name, tenant)
         if not group and self._beside:
             return self._beside.recall(name, tenant)
-        with self._lock:
-            if tenant and group and group[0].tenant != tenant:
-                self._recall.hold(group)
-                return []
-            self._sent += len(group)
-            self._recalled += len(group)
         clean = [one for one in map(self._scrubbed, group) if one]
         try:
-            if clean:
-                self._store.add_all(clean)
+            erased = self._kept_now(clean, self._store.add_late)
         except Exception:
             with self._lock:
-                self._counts["failed", "storage"] += len(clean)
                 self._recall.hold(group)
             raise
-        self._count("captured", "", len(clean))
-        return clean
+        found = [one for one in clean if one.id not in erased]
+        with self._lock:
+            self._recalled += len(found)
+        return found
 
     # --- what it all came to --------------------------------------------------------------------
 
@@ -247,8 +247,9 @@ class Recorder:
                 for kind in ("captured", "dropped", "failed")
             }
             skipped = {
-                f"skipped{'_by' if why != 'not_text' else ''}_{why}": self._counts["skipped", why]
+                f"skipped{'_by' if why in ('rate', 'rule') else ''}_{why}": number
                 for why in REASONS["skipped"]
+                for number in [self._counts["skipped", why]]
             }
             more = {"recalled": self._recalled, "retries": self._retries}
             waiting = self._unsettled + self._handed - told.handed
@@ -418,23 +419,33 @@ class Recorder:
             return clean if clean is one else clean.model_copy(update={"id": clean.expected_id()})
         except Exception as error:  # its text may be the very thing that must not be written
             self._warn("scrub", f"Interactions could not be scrubbed: {type(error).__name__}")
-            with self._lock:
-                self._counts["failed", "scrub"] += 1
-                self._take_in(-in_queue, settles=True)
+            self._settle("failed", "scrub", 1, in_queue)
             return None
+
+    def _kept_now(
+        self, records: Sequence[Interaction], add: Callable[[Sequence[Interaction]], int]
+    ) -> set[str]:
+        """Write for a sender who waits, and count it; the ids of what stays away as erased."""
+        try:
+            new = add(records) if records else 0
+        except Exception:
+            self._settle("failed", "storage", len(records), 0)
+            raise
+        return self._settle_written(records, new, 0)
 
     def _write(self, records: list[Interaction]) -> None:
         """Commit a batch and count what became of it."""
         if not records:
             return
         give_up, pause = time.monotonic() + self._config.retry_s, FIRST_PAUSE_S
+        is_first_try = True
         while True:
             try:
                 with self._lock:
                     if self._ledger:
-                        self._ledger.begin(len(records), records[0].id)
-                self._store.add_all(records)
-                self._settle("captured", "", len(records), len(records))
+                        self._ledger.begin([one.id for one in records])
+                new = self._store.add_all(records)
+                self._settle_written(records, new, 1, may_be_ours=not is_first_try)
                 return
             except StorageError as error:
                 self._warn("storage", f"Interactions could not be kept: {error}")
@@ -442,13 +453,17 @@ class Recorder:
                     self._settle("failed", "storage", len(records), len(records))
                     return
                 time.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE_S)
+                pause, is_first_try = min(2 * pause, LONGEST_PAUSE_S), False
             except Exception as error:
                 break_up = error  # not the disk, so a record: alone it fails, its neighbours do not
                 break
+        good = [one for one in records if _is_writable(one)]
         if len(records) == 1:
+            good = []
+        if num_bad := len(records) - len(good):
             self._warn("record", f"An interaction could not be kept: {break_up}")
-            self._settle("failed", "record", 1, 1)
+            self._settle("failed", "record", num_bad, num_bad)
+            self._write(good)
             return
         for one in records:
             self._write([one])
@@ -461,6 +476,30 @@ class Recorder:
         return may
 
     # --- counting -------------------------------------------------------------------------------
+
+    def _settle_written(
+        self, records: Sequence[Interaction], new: int, in_queue: int, *, may_be_ours: bool = False
+    ) -> set[str]:
+        """Count a commit of which `new` were new; the ids of what was erased, and stays away.
+
+        Args:
+            may_be_ours: an earlier try may have arrived although it seemed to fail, so that what
+                is there already is counted as captured.
+        """
+        erased, num_erased = set[str](), 0
+        if new < len(records):
+            ids = [one.id for one in records]
+            erased = set(ids) - {one for (one,) in self._store.values(Interaction, "id", among=ids)}
+            num_erased = min(sum(one in erased for one in ids), len(ids) - new)
+        known = len(records) - new - num_erased
+        with self._lock:
+            for kind, why, number in (
+                ("captured", "", new + (known if may_be_ours else 0)),
+                ("skipped", "known", 0 if may_be_ours else known),
+                ("skipped", "erased", num_erased),
+            ):
+                self._settle(kind, why, number, number * in_queue)
+        return erased
 
     def _settle(self, kind: str, why: str, number: int, in_queue: int) -> None:
         """Count an outcome. Of the interactions it is about, `in_queue` had been taken in as
@@ -478,10 +517,6 @@ class Recorder:
                 self._ledger.settle(-number)
             else:
                 self._ledger.accept(number)
-
-    def _count(self, kind: str, why: str, number: int) -> None:
-        with self._lock:
-            self._counts[kind, why] += number
 
     def _fail(self, error: Exception) -> None:
         self._settle("failed", "record", 1, 0)
@@ -511,3 +546,20 @@ class Recorder:
         except OSError as error:
             self._warn("ledger", f"What a kill would take cannot be counted: {error}")
             return None
+
+
+def _without(kept: Kept, erased: set[str]) -> Kept:
+    """What is told where some of it was erased."""
+    if kept.skipped or erased.isdisjoint(kept.ids):
+        return kept
+    ids = tuple(one for one in kept.ids if one not in erased)
+    return Kept(ids, "" if ids else "erased")
+
+
+def _is_writable(one: Interaction) -> bool:
+    """False where half of a character, say, keeps it out of any store."""
+    try:
+        one.model_dump_json().encode()
+    except ValueError:
+        return False
+    return True

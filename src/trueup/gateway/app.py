@@ -3,7 +3,8 @@
     POST /v1/chat/completions    the local model, or an upstream
     GET  /v1/models              likewise
     POST /v1/feedback            always here
-    POST /v1/capture, /v1/traces always here: traffic that others answered
+    POST /v1/capture             always here: traffic that others answered
+    POST /v1/traces, /v1/logs    likewise
     GET  /health, /metrics       always here
     GET  /openapi.json           always here
     *    /v1/…                   an upstream, if there is one
@@ -37,7 +38,7 @@ from trueup.gateway.local import LocalChat
 from trueup.gateway.metrics import MetricsRoute
 from trueup.gateway.mirror import MirrorRoute
 from trueup.gateway.openapi import describe
-from trueup.gateway.otlp import TracesRoute
+from trueup.gateway.otlp import LOGS, TRACES, OtlpRoute
 from trueup.gateway.proxy import Proxy
 from trueup.judges import resolve
 from trueup.judges.audit import check_audited
@@ -85,7 +86,10 @@ def create_app(
         Route("/v1/feedback", FeedbackRoute(store, recorder).post, methods=["POST"]),
         Route("/health", _Health(serve, recorder, engine, proxy).get, methods=["GET"]),
         Route("/v1/capture", MirrorRoute(recorder).post, methods=["POST"]),
-        Route("/v1/traces", TracesRoute(recorder).post, methods=["POST"]),
+        *(
+            Route(signal.route, OtlpRoute(signal, recorder).post, methods=["POST"])
+            for signal in (TRACES, LOGS)
+        ),
         Route("/metrics", MetricsRoute(recorder).get, methods=["GET"]),
         Route("/openapi.json", _description, methods=["GET"]),
     ]

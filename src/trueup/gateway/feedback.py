@@ -39,6 +39,13 @@ class _Said(BaseModel):
             raise ValueError("Input should be 1 or -1")
         return rating
 
+    @field_validator("edit")
+    @classmethod
+    def _edit_says_something(cls, edit: str | None) -> str | None:
+        if edit is not None and not edit.strip():
+            raise ValueError("Input should be a better answer: an edit without text is none")
+        return edit
+
     @field_validator("request_id", "interaction_id")
     @classmethod
     def _id_can_be_looked_up(cls, name: str | None) -> str | None:

@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import ValidationError
 
 from trueup.capture import Recorder
+from trueup.capture.openai_form import user_of
 from trueup.gateway.body import as_object
 from trueup.gateway.errors import RequestError, not_supported
 from trueup.gateway.local import choice_id
@@ -27,7 +28,7 @@ __all__ = ["Heard", "Transcript", "inflated"]
 
 MAX_HEARD_BYTES = 64 * 1024 * 1024
 """An answer over this is not transcribed; it passes all the same."""
-DONE = (b"\ndata: [DONE]", b"\ndata:[DONE]")
+DONE = (b"\ndata: [DONE]", b"\ndata:[DONE]", b"\rdata: [DONE]", b"\rdata:[DONE]")
 GARBLED = "unreadable answer"
 BROKEN_OFF = "upstream broke off"
 
@@ -151,7 +152,7 @@ class Heard(NamedTuple):
     def _hear(self, data: bytes, answer: "_Answer") -> None:
         if self.encoding not in ("", "identity"):
             found = inflated(data, self.encoding, MAX_HEARD_BYTES)
-            if found is None:
+            if found is None or len(found) > MAX_HEARD_BYTES:
                 answer.error = GARBLED
                 return
             data = found
@@ -169,7 +170,7 @@ class Heard(NamedTuple):
         self, asked: dict[str, Any], answer: "_Answer", prompts: Sequence[Messages], error: str
     ) -> list[Interaction]:
         choices = sorted(answer.choices.items())
-        user, is_one = asked.get("user"), len(choices) == 1
+        is_one = len(choices) == 1
         sampling, tools = _sampling(asked), _tools(asked)
         request_id = answer.request_id or self.request_id
         each = max(1, _count(asked.get("n")))
@@ -180,7 +181,7 @@ class Heard(NamedTuple):
                 request_id=choice_id(request_id, at),
                 completion=choice.completion(sampling, echoed=_echoed(asked, prompt)),
                 model=str(asked.get("model") or ""),
-                user=user if isinstance(user, str) else None,
+                user=user_of(asked),
                 tenant=self.tenant,
                 tools=tools,
                 error=error,
@@ -421,12 +422,12 @@ def _sampling(asked: dict[str, Any]) -> Sampling | None:
 
 
 def inflated(data: bytes, encoding: str, most: int) -> bytes | None:
-    """`data` unpacked, if it is gzip or deflate and at most `most` bytes; None otherwise."""
+    """`data` unpacked, as far as it is there; a byte more than `most` where it is longer. None for
+    what is damaged, or neither gzip nor deflate."""
     if encoding not in ("gzip", "x-gzip", "deflate"):
         return None
     reader = zlib.decompressobj(wbits=47)  # 32 + 15: gzip or zlib, whichever it begins with
     try:
-        found = reader.decompress(data, most + 1)
+        return reader.decompress(data, most + 1)
     except zlib.error:
         return None
-    return found if len(found) <= most else None

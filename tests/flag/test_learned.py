@@ -117,7 +117,7 @@ def test_labels_of_too_few_prompts_teach_nothing_and_stop_nothing(
 def test_an_old_one_that_knows_its_labels_by_heart_does_not_stay_for_that(store: Store) -> None:
     """Trees fit their own labels nearly to the last one; asked about those, they beat everything
     that is measured out of fold."""
-    words = "perhaps maybe river north south 1 2 34 of the great Is Blue Green, cat dog; walks".split()
+    words = ["perhaps", "maybe", "river", "34", "of", "the", "great", "Is", "Green,", "dog;"]
     chance = np.random.default_rng(0)
 
     def more(start: int, end: int) -> None:

@@ -18,6 +18,7 @@ def at(row: Row) -> str:
 def lets_through(where: Filter, row: Row) -> bool:
     return (
         all(getattr(row, name) == value for name, value in where.equals.items())
+        and (where.users is None or row.user in where.users)
         and (where.since is None or at(row) >= where.since)
         and (where.until is None or at(row) < where.until)
     )
@@ -49,6 +50,9 @@ FILTERS = [
     Filter(since=at(ROWS[100]), until=at(ROWS[160]), raised=True),
     Filter(user="' OR '1'='1"),
     Filter(user="nobody"),
+    Filter(users=("user-7", "user-9", "o'hara")),
+    Filter(users=("user-7", "user-9"), tenant="o'hara"),
+    Filter(users=()),
 ]
 
 

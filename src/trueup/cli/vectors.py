@@ -69,7 +69,7 @@ def filters(command):  # type: ignore[no-untyped-def]
     """The options that choose interactions."""
     for option in reversed(
         [
-            click.option("--user", help="Of this user."),
+            click.option("--user", help="Of this user: the id of requests, or a pseudonym."),
             click.option("--tenant", help="Of this tenant."),
             click.option("--model", help="Answered by this model."),
             click.option("--source", help="'gateway', or 'file:NAME' of an import."),
@@ -82,12 +82,13 @@ def filters(command):  # type: ignore[no-untyped-def]
     return command
 
 
-def filter_of(given: dict[str, str | bool | None]) -> Filter:
-    """The filter of a command's options.
+def filter_of(project: Project, given: dict[str, str | bool | None]) -> Filter:
+    """The filter of a command's options. Users are kept under pseudonyms, and asked for by id.
 
     Raises:
         ConfigError: a date that is none.
     """
+    from trueup.privacy.pseudonyms import Pseudonyms
     from trueup.vectors.index import microseconds
 
     for name in ("since", "until"):
@@ -103,6 +104,10 @@ def filter_of(given: dict[str, str | bool | None]) -> Filter:
             ) from None
     given = dict(given)
     given["raised"] = given.pop("flagged") or None
+    user = given.pop("user")
+    if user is not None:
+        names = Pseudonyms(project.store).all_of(str(user))
+        return Filter(**given, users=(str(user), *names))  # type: ignore[arg-type]
     return Filter(**given)  # type: ignore[arg-type]
 
 
@@ -125,8 +130,8 @@ def search(
     from trueup.vectors import search as search_index
     from trueup.vectors import text_of
 
-    where = filter_of(given)
     project = open_project(ctx)
+    where = filter_of(project, given)
     index = filled_index(project)
     found = search_index(
         project.store, index, project.embedder, text, limit=limit, where=where, exact=exact
@@ -164,8 +169,8 @@ def duplicates(
     from trueup.vectors import duplicates as find
     from trueup.vectors import text_of
 
-    where = filter_of(given)
     project = open_project(ctx)
+    where = filter_of(project, given)
     index = filled_index(project)
     with bars(hidden=as_json):
         found = find(index, threshold=threshold, where=where)
@@ -197,8 +202,8 @@ def topics(
     from trueup.vectors import find_topics
     from trueup.web.topics_page import write_topics
 
-    where = filter_of(given)
     project = open_project(ctx)
+    where = filter_of(project, given)
     index, config = filled_index(project), project.config.vectors
     found = find_topics(project.store, index, config, k=num or 0, where=where, seed=seed)
     page = write_topics(project.store, found, config, embedder=project.embedder.id)

@@ -72,6 +72,8 @@ class Filter(NamedTuple):
     since: str | None = None
     """ISO 8601; UTC where it names no zone. `until` is excluded."""
     until: str | None = None
+    users: tuple[str, ...] | None = None
+    """Any of these: a person's pseudonyms, one a tenant."""
 
     @property
     def equals(self) -> dict[str, str | bool]:

@@ -26,6 +26,7 @@ import pyarrow as pa
 from lancedb.index import Bitmap, BTree, IvfFlat
 
 from trueup.errors import ProjectBusy, StorageError, TrueupError
+from trueup.store.tables import column_value
 from trueup.vectors.config import VectorsConfig
 from trueup.vectors.index import (
     EVERYTHING,
@@ -377,6 +378,9 @@ def _condition(where: Filter) -> str | None:
         f"raised = {str(value).lower()}" if value in (True, False) else f"{name} = {_quoted(value)}"
         for name, value in where.equals.items()
     ]
+    if where.users is not None:
+        names = ", ".join(_quoted(column_value(one)) for one in where.users)
+        parts.append(f"user IN ({names})" if names else "false")
     if where.since:
         parts.append(f"created_us >= {microseconds(where.since)}")
     if where.until:

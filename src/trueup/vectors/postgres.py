@@ -38,6 +38,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 
 from trueup.errors import StorageError
+from trueup.store.tables import column_value
 from trueup.vectors.config import VectorsConfig
 from trueup.vectors.index import (
     EVERYTHING,
@@ -290,6 +291,8 @@ class PgIndex:
     def _condition(self, where: Filter) -> Any:
         columns = self._table.c
         parts = [columns[name] == value for name, value in where.equals.items()]
+        if where.users is not None:
+            parts.append(columns.user.in_([column_value(one) for one in where.users]))
         if where.since:
             parts.append(columns.created_us >= microseconds(where.since))
         if where.until:

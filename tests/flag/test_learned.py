@@ -9,13 +9,16 @@ import pytest
 
 from trueup.errors import ConfigError, DataError
 from trueup.flag import FlagConfig, Parts, SelectConfig, retrain, run, train, weak_share
-from trueup.flag.keeping import current
+from trueup.flag.keeping import current, known_of
+from trueup.flag.learn import RECIPES, fit
 from trueup.flag.select import INCLUSION, SLICE, farthest, is_drawn
+from trueup.flag.signals import Population
 from trueup.flag.truth import truths, weak_by
 from trueup.judges.config import EndpointConfig
 from trueup.judges.scripted import ScriptedJudge, running
 from trueup.models.embedder import lexical
 from trueup.records import Completion, Feedback, Flag, Interaction, Label, Message
+from trueup.stats.ranking import average_precision
 from trueup.store import Store
 
 
@@ -117,7 +120,7 @@ def test_labels_of_too_few_prompts_teach_nothing_and_stop_nothing(
 def test_an_old_one_that_knows_its_labels_by_heart_does_not_stay_for_that(store: Store) -> None:
     """Trees fit their own labels nearly to the last one; asked about those, they beat everything
     that is measured out of fold."""
-    words = ["perhaps", "maybe", "river", "34", "of", "the", "great", "Is", "Green,", "dog;"]
+    words = ["perhaps", "river", "34", "the", "Is", "Green,", "dog;", *"abcdefghijk"]
     chance = np.random.default_rng(0)
 
     def more(start: int, end: int) -> None:
@@ -129,11 +132,18 @@ def test_an_old_one_that_knows_its_labels_by_heart_does_not_stay_for_that(store:
 
     more(0, 80)
     first = train(store, FlagConfig(), None).learned
-    assert first is not None and first.kind == "boosting" and len(first.taught) == 80
+    assert first is not None and len(first.taught) == 80
+    said, traffic = truths(store), store.all(Interaction)
+    known = known_of(traffic, Population(traffic), FlagConfig(), None)
+    weak = np.array([said[one.id] for one in traffic], int)
+    by_heart = fit(RECIPES[-1], known, weak).model_copy(update={"taught": first.taught})
+    assert average_precision(by_heart.margins(known), weak) > 0.95
+    place = store.folder / "flagger" / "current.json"
+    place.write_text(by_heart.model_dump_json())
     more(80, 95)
     few = train(store, FlagConfig(), None)
     assert few.is_used and few.difference is None, "fifteen are too few to say anything"
-    (store.folder / "flagger" / "current.json").write_text(first.model_dump_json())
+    place.write_text(by_heart.model_dump_json())
     more(95, 240)
     done = train(store, FlagConfig(), None)
     assert done.difference is not None and done.is_used and done.difference.high > 0

@@ -12,6 +12,7 @@ from trueup.cli.project import open_project
 from trueup.errors import ConfigError, TrueupError
 from trueup.project import Project
 from trueup.records import Flag, Interaction
+from trueup.store import Store
 from trueup.vectors import Filter, Index
 
 __all__ = ["duplicates", "embed", "search", "topics"]
@@ -55,7 +56,7 @@ def _watch(project: Project) -> NoReturn:
     while os.getppid() == parent:
         store = project.store
         try:
-            stands = (store.count(Interaction), store.count(Flag, raised=True))
+            stands = _stand(store)
             if stands != seen:
                 embed_all(store, project.vectors, project.embedder, project.config.vectors)
             seen = stands
@@ -63,6 +64,13 @@ def _watch(project: Project) -> NoReturn:
             click.echo(f"embed: {error}", err=True)
         wait(project.config.vectors)
     sys.exit(0)
+
+
+def _stand(store: Store) -> tuple[object, ...]:
+    """Another one wherever there is something to do: as many may have come as were erased."""
+    newest = [store.last(Interaction), store.last(Flag, raised=True)]
+    counts = (store.count(Interaction), store.count(Flag, raised=True))
+    return (*counts, *(one and one.id for one in newest))
 
 
 def filters(command):  # type: ignore[no-untyped-def]
@@ -144,8 +152,7 @@ def search(
         say(f"{similarity:.3f}  {one.created_at[:16]}  {one.id}  {shown(who, 60)}")
         say(f"       {shown(text_of(one, project.config.vectors))}")
     say(f"{len(found)} of {index.count(where):,} interactions" if found else "Nothing found")
-    if behind := project.store.count(Interaction) - index.count():
-        say(f"Next: trueup embed ({behind:,} interactions have no vector yet)")
+    _say_behind(project)
 
 
 @click.command()
@@ -184,6 +191,7 @@ def duplicates(
         say(f"        {shown(texts.get(group.ids[0], ''))}")
     copies = sum(len(group.ids) - 1 for group in found)
     say(f"{len(found):,} groups; {copies:,} of {index.count(where):,} say what another said before")
+    _say_behind(project)
     say("Next: trueup topics")
 
 
@@ -226,7 +234,14 @@ def topics(
     )
     say(f"Silhouette {found.silhouette:.2f}; change is of the share, from the last week to this")
     say(f"Report: {page}")
+    _say_behind(project)
     say("Next: trueup suite, to draw held-out prompts topic by topic")
+
+
+def _say_behind(project: Project) -> None:
+    behind = project.store.count(Interaction) - project.vectors.count()
+    if behind > 0:
+        say(f"Next: trueup embed ({behind:,} interactions have no vector yet)")
 
 
 def filled_index(project: Project) -> Index:

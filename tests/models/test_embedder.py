@@ -33,6 +33,13 @@ def test_vectors_have_length_one_and_a_text_is_encoded_once() -> None:
     assert embed([]).shape[0] == 0
 
 
+@pytest.mark.parametrize("odd", [np.nan, np.inf, 1e39])
+def test_a_vector_that_is_not_finite_is_refused(odd: float) -> None:
+    broken = Embedder("broken/1", lambda texts: np.full((len(texts), 4), odd))
+    with np.errstate(over="ignore"), pytest.raises(ModelError, match="broken/1"):
+        broken(["a", "b"])
+
+
 def test_the_lexical_make_finds_what_is_written_alike() -> None:
     x = lexical()(TEXTS)
     near = x @ x.T

@@ -3,9 +3,9 @@
     POST  {"model": …, "input": ["…", "…"]}
     200   {"data": [{"index": 0, "embedding": [0.1, …]}, …]}
 
-A server may refuse a whole batch for one text that is too long for it: then the batch is halved, and
-a lone text cut in half, until it is taken. Without that a single prompt would hold up all others for
-ever. Nor is an empty text sent, which some refuse: a space stands for it.
+A server may refuse a whole batch for one text that is too long for it: then the batch is halved,
+and a lone text cut in half, until it is taken. Without that a single prompt would hold up all
+others for ever. Nor is an empty text sent, which some refuse: a space stands for it.
 
 The key, where one is set in the environment, goes as a bearer token and is in no message. Tries,
 patience and the size of an answer are bounded; a redirect is not followed.

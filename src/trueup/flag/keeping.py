@@ -63,7 +63,7 @@ def train(store: Store, config: FlagConfig, embedder: Embedder | None) -> Traine
     if min(num_weak, num_fine) < config.min_labels:
         reason = f"{num_weak} weak and {num_fine} fine answers; {config.min_labels} of each needed"
         return Trained(num_weak, num_fine, None, False, reason)
-    known = known_of(interactions, Population(store.all(Interaction)), config, embedder)
+    known = known_of(interactions, Population(store.each(Interaction)), config, embedder)
     groups = [content_hash([m.model_dump() for m in one.prompt]) for one in interactions]
     name = embedder.id if embedder else ""
     try:

@@ -104,14 +104,19 @@ _TOKENS = (
     r"|hf_[A-Za-z0-9]{30,64}|npm_[A-Za-z0-9]{36}|pypi-[A-Za-z0-9_-]{50,250}"
 )
 _WEB_TOKEN = r"eyJ[A-Za-z0-9_-]{8,4000}\.eyJ[A-Za-z0-9_-]{4,8000}\.[A-Za-z0-9_-]{8,2000}"
-_MARKS = ("sk-", "AKIA", "ASIA", "glpat-", "xox", "AIza", "pypi-", "eyJ")
 _MARKS_WITH_LINE = ("k_live_", "k_test_", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_",
                     "hf_", "npm_")  # fmt: skip
 
 
 def _has_key(text: str) -> bool:
-    has_line = "_" in text and any(mark in text for mark in _MARKS_WITH_LINE)
-    return has_line or any(mark in text for mark in _MARKS)
+    """What each token begins with, asked for in the fewest passes over a text that has none."""
+    return (
+        ("-" in text and ("sk-" in text or "glpat-" in text or "xox" in text or "pypi-" in text))
+        or ("IA" in text and ("AKIA" in text or "ASIA" in text))
+        or "AIza" in text
+        or "eyJ" in text
+        or ("_" in text and any(mark in text for mark in _MARKS_WITH_LINE))
+    )
 
 
 def _has(form: str) -> Callable[[str], bool]:

@@ -266,9 +266,14 @@ def test_a_dry_run_says_the_same_and_does_nothing(
 def test_a_user_nobody_knows_is_nothing_to_erase(
     store: Store, told: dict[str, list[Record]]
 ) -> None:
-    assert erase_user(store, "eve") == Erasure("", {}, {}, (), (), ())
+    assert erase_user(store, "eve", who="dpo") == Erasure("", {}, {}, (), (), ())
     assert erase_user(store, "' OR 1=1 --").removed == {}
-    assert store.count(Interaction) == 2 and entries(store) == []
+    assert erase_user(store, "eve", dry_run=True).removed == {}
+    assert erase_older(store, 90).removed == {}
+    assert store.count(Interaction) == 2
+    first, _ = entries(store)  # that they were asked for, and looked for
+    assert (first.action, first.who, first.details["removed"]) == ("erase", "dpo", {})
+    assert "eve" not in str(first)
 
 
 def test_erased_records_do_not_come_back_and_late_ones_do_not_attach(
@@ -406,7 +411,7 @@ def test_what_was_stopped_before_the_files_is_finished_by_the_next_call(
     assert sorted(forgotten) == sorted(one.id for one in but_samples(told["ann"]))
     assert files_with(store.folder, ANN) == []
     assert resume(store) == 0, "finished once is finished"
-    assert len(entries(store)) == 1
+    assert [one.details["removed"] == {} for one in entries(store)] == [False, True]
 
 
 KILLED = """
@@ -443,7 +448,8 @@ def test_kill_9_anywhere_is_finished_by_the_next_call(
     assert store.count(Interaction) == 1
     assert files_with(store.folder, ANN) == []
     assert resume(store) == 0
-    assert len(entries(store)) == 1 and first_broken(store) is None
+    took = [one for one in entries(store) if one.details["removed"]]
+    assert len(took) == 1 and first_broken(store) is None
 
 
 def test_a_reader_that_stays_is_named_and_the_next_call_finishes(

@@ -167,6 +167,8 @@ def _erase(
     with store.writing() as connection:  # what arrives meanwhile waits, and then finds it gone
         plan = _plan(connection, query)
         if not plan.all_ids:
+            if action == "erase":  # that somebody asked is worth a line, too
+                add_entry(connection, action, {**told, "removed": {}}, who=who)
             return _result("", plan, Counter())
         needles = Needles(_texts(connection, plan))
         _blot_cards(store.folder, needles)  # here the texts are known; killed, it is done again

@@ -52,8 +52,6 @@ def find(pipeline: str) -> Finder:
         ("I am Ann Miller of Berlin.", "I am <PERSON_1> of <LOCATION_1>."),
         ("Bob, meet Ann Miller and Bob.", "<PERSON_1>, meet <PERSON_2> and <PERSON_1>."),
         ("A Buddhist in Paris", "A <NRP_1> in <LOCATION_1>"),
-        ("My passport number is 912803456.", "My passport number is <US_PASSPORT_1>."),
-        ("Order 912803456 is late.", "Order 912803456 is late."),
         ("Acme sells 5 bolts for $3 on Monday.", "Acme sells 5 bolts for $3 on Monday."),
         ("Bob <EMAIL_2> wrote", "<PERSON_1> <EMAIL_2> wrote"),
         ('{"city": "Paris"}', '{"city": "<LOCATION_1>"}'),
@@ -121,3 +119,6 @@ def test_a_trained_model_finds_names_it_was_never_told() -> None:
     text = "My name is Rosalind Franklin and I live in Toronto. Please reset my password."
     expected = "My name is <PERSON_1> and I live in <LOCATION_1>. Please reset my password."
     assert find(text, Seen()) == expected
+    # a number alone says nothing, a word beside it does
+    assert find("My passport is 912803456.", Seen()) == "My passport is <US_PASSPORT_1>."
+    assert find("Order 912803456 is late.", Seen()) == "Order 912803456 is late."

@@ -171,16 +171,16 @@ def test_tasks_that_were_erased_are_deleted_there_and_others_stay(store: Store) 
         return Answer(200, json.dumps({"total": len(tasks), "tasks": tasks}).encode())
 
     with serving(answering) as url:
-        assert connector.forget(store, server(url)) == 0 and deleted == []
+        assert connector.erase(store, server(url)) == 0 and deleted == []
         erase_user(store, "ann")
-        assert connector.forget(store, server(url)) == 1
+        assert connector.erase(store, server(url)) == 1
         assert deleted == [11, 11] and list(left) == [12, 13]
-        assert connector.forget(store, server(url)) == 0
+        assert connector.erase(store, server(url)) == 0
     trail = entries(store)
     assert trail[-1].action == "erase" and trail[-1].details["tasks_there"] == 1
 
 
-def test_where_no_project_is_nothing_is_made_to_forget(store: Store) -> None:
+def test_where_no_project_is_nothing_is_made_to_erase(store: Store) -> None:
     asked = []
 
     def empty(method: str, path: str, *more: object) -> Answer:
@@ -188,7 +188,7 @@ def test_where_no_project_is_nothing_is_made_to_forget(store: Store) -> None:
         return Answer(200, b'{"results": []}')
 
     with serving(empty) as url:
-        assert connector.forget(store, server(url)) == 0
+        assert connector.erase(store, server(url)) == 0
     assert asked == ["GET"]
 
 

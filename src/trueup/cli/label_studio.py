@@ -58,12 +58,12 @@ def pull(ctx: click.Context, as_json: bool) -> None:
 @label_studio.command()
 @json_option
 @click.pass_context
-def forget(ctx: click.Context, as_json: bool) -> None:
+def erase(ctx: click.Context, as_json: bool) -> None:
     """Delete the tasks there whose records 'trueup erase' has taken, annotations and all."""
     from trueup.label import label_studio as connector
 
     project = open_project(ctx)
-    num = connector.forget(project.store, connector.connect(project.config.label))
+    num = connector.erase(project.store, connector.connect(project.config.label))
     emit({"deleted": num}) if as_json else say(f"{num:,} erased tasks deleted there")
 
 

@@ -34,7 +34,7 @@ __all__ = [
     "Pulled",
     "Pushed",
     "connect",
-    "forget",
+    "erase",
     "pull",
     "push",
     "take",
@@ -194,7 +194,7 @@ def withdraw(store: Store, project: int, annotations: Any, *, scrub: Scrub | Non
     return "withdrawn" if made else "known"
 
 
-def forget(store: Store, server: "LabelStudio") -> int:
+def erase(store: Store, server: "LabelStudio") -> int:
     """Delete tasks whose records were erased, annotations and all; returns how many.
 
     Reads:   the ids of the project's tasks, and which of them were erased here.

@@ -312,11 +312,13 @@ def _other_prompts(connection: Connection, plan: _Plan, talks: Talks) -> Iterato
     """Of traffic, labels and data sets that stay."""
     for kind in (Interaction, Label, Dataset):
         table, going = TABLES[kind], set(plan.ids[kind])
-        for row in connection.execute(select(table.c.id, table.c.body)):
-            if row.id not in going:
-                body = json.loads(row.body)
-                prompts = [body["prompt"]] if "prompt" in body else body.get("prompts", ())
-                yield from (one for one in prompts if kind is not Dataset or not talks.has(one))
+        query = select(table.c.id, table.c.body).execution_options(yield_per=AT_ONCE)
+        with connection.execute(query) as rows:
+            for row in rows:
+                if row.id not in going:
+                    body = json.loads(row.body)
+                    prompts = [body["prompt"]] if "prompt" in body else body.get("prompts", ())
+                    yield from (one for one in prompts if kind is not Dataset or not talks.has(one))
 
 
 def _texts(connection: Connection, plan: _Plan) -> Iterator[str]:

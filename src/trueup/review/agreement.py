@@ -51,9 +51,9 @@ def disagreements(known: Standing) -> list[Disagreement]:
     found = []
     for task_id, votes in known.votes.items():
         said = _asked(votes)
-        looks = [name for name, one in votes.items() if one.source == SECOND_LOOK]
+        looks = {name: one.at for name, one in votes.items() if one.source == SECOND_LOOK}
         if task_id not in known.gold and len(set(said.values())) > 1:
-            found.append(Disagreement(task_id, said, looks[-1] if looks else ""))
+            found.append(Disagreement(task_id, said, max(looks, key=looks.__getitem__, default="")))
     return sorted(found, key=lambda one: bool(one.settled_by))
 
 

@@ -31,6 +31,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from trueup.errors import DataError, RecordNotFound, TrueupError
+from trueup.label.config import LabelConfig
 from trueup.label.votes import SECOND_LOOK
 from trueup.records import ReviewTask
 from trueup.review.agreement import Reader, disagreements
@@ -54,16 +55,23 @@ class NotLoggedIn(Exception):
     """The page is for people who are."""
 
 
-def create_app(store: Store, config: ReviewConfig, overlap: int = 1) -> FastAPI:
+def create_app(store: Store, config: ReviewConfig, label: LabelConfig | None = None) -> FastAPI:
     """The app; the store is the caller's to close.
 
     Args:
-        overlap: how many people answer each task of the open pool, `label.overlap`.
+        label: how many people answer each task of the open pool, and whose votes count.
     """
-    app = FastAPI(title="trueup review", docs_url=None, redoc_url=None, openapi_url=None)
-    app.state.store, app.state.config, app.state.overlap = store, config, overlap
+    label = label or LabelConfig()
+    app = FastAPI(
+        title="trueup review",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,  # such a redirect would go wherever the Host header says
+    )
+    app.state.store, app.state.config, app.state.overlap = store, config, label.overlap
     app.state.people = People(store, session_h=config.session_h)
-    app.state.desk = Desk(store, config, overlap)
+    app.state.desk = Desk(store, config, label)
     app.state.reader = Reader()
     app.mount("/static", StaticFiles(directory=HERE / "static"))
     for add in (_doors, _work, _leads, _admins):
@@ -102,8 +110,7 @@ def _form_token(
     csrf: Annotated[str, Form()] = "",
 ) -> None:
     _same_origin(request)
-    given = csrf or request.headers.get("x-csrf-token", "")
-    if not hmac.compare_digest(given.encode(), session.csrf.encode()):
+    if not _is_same(csrf or request.headers.get("x-csrf-token", ""), session.csrf):
         raise HTTPException(403, "This form is not from this session. Load the page again.")
 
 
@@ -113,12 +120,23 @@ def _same_origin(request: Request) -> None:
         raise HTTPException(403, "This form is from another site.")
 
 
+def _is_same(given: str, known: str) -> bool:
+    # a form may name an encoding that gives half a surrogate pair
+    return hmac.compare_digest(given.encode("utf-8", "replace"), known.encode("utf-8", "replace"))
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client else ""
+
+
 Asker = Annotated[Session, Depends(_session)]
 Lead = Annotated[Session, _at_least("lead")]
 Admin = Annotated[Session, _at_least("admin")]
 TOKEN = [Depends(_form_token)]
 Words = Annotated[list[str], Form()]
 Text = Annotated[str, Form()]
+# 10,000 characters by the box, which counts the end of a line once and sends it as two
+Comment = Annotated[str, Form(max_length=20_000)]
 
 
 # --- pages --------------------------------------------------------------------------------------
@@ -247,11 +265,10 @@ def _doors(app: FastAPI) -> None:
     def log_in(request: Request, name: Text = "", password: Text = "", csrf: Text = "") -> Response:
         _same_origin(request)
         known = request.cookies.get(LOGIN_COOKIE, "")
-        if not known or not hmac.compare_digest(known.encode(), csrf.encode()):
+        if not known or not _is_same(csrf, known):
             return ask(request, "This form had expired. Please try again.", 403)
-        address = request.client.host if request.client else ""
         try:
-            token = people.log_in(name, password, address=address)
+            token = people.log_in(name, password, address=_address(request))
         except TooManyAttempts as error:
             response = ask(request, f"{error.what}. Next: {error.next}.", 429)
             response.headers["Retry-After"] = "300"
@@ -280,7 +297,7 @@ def _doors(app: FastAPI) -> None:
     ) -> Response:
         name = session.person.name
         try:
-            if people.log_in(name, old) is None:
+            if people.log_in(name, old, address=_address(request)) is None:
                 raise DataError("The present password is not right")
             people.change(name, password=new)
         except DataError as error:
@@ -344,7 +361,7 @@ def _work(app: FastAPI) -> None:
         reasons_2: Words = [],  # noqa: B006
         edit_1: Text = "",
         edit_2: Text = "",
-        comment: Annotated[str, Form(max_length=10_000)] = "",
+        comment: Comment = "",
     ) -> Response:
         name, task = session.person.name, theirs(session, task_id)
         if choice == "skip":
@@ -418,7 +435,7 @@ def _leads(app: FastAPI) -> None:
         team = [
             {**blank, **rows.pop(one.name, {}), "name": one.name, "role": one.role}
             for one in people.all()
-            if one.is_active or one.name in rows
+            if one.is_active or one.name in rows or one.name in given
         ]
         team += [{**one, "role": ""} for one in rows.values()]  # votes from elsewhere
         for one in team:
@@ -452,7 +469,7 @@ def _leads(app: FastAPI) -> None:
             return _to(request, "/team", {"released": desk.release(release)})
         if not names or set(names) - active:
             raise HTTPException(422, "Say who gets the tasks: people who may log in.")
-        new = desk.assign(desk.unassigned(num), names, session.person.name)
+        new = desk.assign(desk.unassigned(num, names), names, session.person.name)
         return _to(request, "/team", {"assigned": new})
 
     @app.get("/second-look")
@@ -500,7 +517,7 @@ def _leads(app: FastAPI) -> None:
         reasons_2: Words = [],  # noqa: B006
         edit_1: Text = "",
         edit_2: Text = "",
-        comment: Annotated[str, Form(max_length=10_000)] = "",
+        comment: Comment = "",
     ) -> Response:
         task, name = store.get(ReviewTask, task_id), session.person.name
         ticked, edits = {1: reasons_1, 2: reasons_2}, {1: edit_1, 2: edit_2}

@@ -44,6 +44,8 @@ class Standing:
         self.by_person: dict[str, set[str]] = {}
         """Which tasks each person has answered."""
         self.version = getattr(self, "version", 0) + 1
+        self._marks: dict[str, tuple[int, int]] = {}
+        self._marks_at = -1
         self._chains: dict[tuple[str, str], list[Vote]] = {}
         self._last_task, self._num_tasks, self._last_label, self._num_labels = 0, 0, 0, 0
 
@@ -53,6 +55,18 @@ class Standing:
         if self._counts(connection) != (self._num_tasks, self._num_labels):
             self._reset()
             self._read(connection)
+
+    @property
+    def gold_marks(self) -> dict[str, tuple[int, int]]:
+        """Of each person who answered gold questions: how many right, how many in all."""
+        if self._marks_at != self.version:
+            marks: dict[str, tuple[int, int]] = {}
+            for task_id, right in self.gold.items():
+                for name, one in self.votes.get(task_id, {}).items():
+                    num_right, num_asked = marks.get(name, (0, 0))
+                    marks[name] = num_right + (one.choice == right), num_asked + 1
+            self._marks, self._marks_at = marks, self.version
+        return self._marks
 
     def newest(self, task_id: str, name: str) -> Vote | None:
         """A person's vote that counts, withdrawn or not."""

@@ -34,7 +34,7 @@ from trueup.errors import DataError, RecordNotFound, TrueupError
 from trueup.label.config import LabelConfig
 from trueup.label.votes import SECOND_LOOK
 from trueup.records import ReviewTask
-from trueup.review.agreement import Reader, disagreements
+from trueup.review.agreement import Reader, copied, disagreements
 from trueup.review.card import Pick, as_pick, card, read_said, to_pick
 from trueup.review.config import ReviewConfig
 from trueup.review.desk import Desk, Said
@@ -426,9 +426,10 @@ def _leads(app: FastAPI) -> None:
     config: ReviewConfig = app.state.config
 
     def team_data() -> dict[str, Any]:
-        found, apart, num_gold = desk.read(
-            lambda known: (reader.figures(known), disagreements(known), len(known.gold))
+        said, apart, num_gold = desk.read(
+            lambda known: (copied(known), disagreements(known), len(known.gold))
         )
+        found = reader.figures(said)
         given = desk.open_assignments()
         rows = {one["name"]: one for one in found.people}
         blank = {"num_votes": 0, "num_gold": 0, "gold_right": None, "ties": 0}

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -16,14 +17,35 @@ from review_parts import PASSWORD, Client, hidden_order, make_task
 
 from trueup.label.config import LabelConfig
 from trueup.label.settle import settle
-from trueup.label.votes import SECOND_LOOK, choice_of
+from trueup.label.votes import SECOND_LOOK, choice_of, vote
 from trueup.pair import PairConfig
 from trueup.pair import run as pair_run
 from trueup.pair.decontaminate import HeldOut
-from trueup.records import Completion, Label, Message, PreferencePair, ReviewTask
+from trueup.privacy.erase import erase_user
+from trueup.records import Completion, Interaction, Label, Message, PreferencePair, ReviewTask
 from trueup.review.config import ReviewConfig
 from trueup.review.desk import EDIT, Desk, Said
 from trueup.store import Store
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """Everything below holds in both."""
+    in_postgres = request.param == "postgres"
+    url = request.getfixturevalue("postgres_url") if in_postgres else None
+    opened = Store(tmp_path / "store", url=url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def same_store(store: Store) -> Iterator[Store]:
+    """What another process has open."""
+    in_postgres = store.engine.dialect.name == "postgresql"
+    url = store.engine.url.render_as_string(hide_password=False) if in_postgres else None
+    opened = Store(store.folder, url=url)
+    yield opened
+    opened.close()
 
 
 def standing(store: Store, name: str = "ann") -> dict[str, str | None]:
@@ -237,10 +259,9 @@ def test_a_lease_runs_out(store) -> None:
     assert desk.next_for("bob") == held
 
 
-def test_two_desks_on_one_store_see_each_others_votes(store, tmp_path) -> None:
+def test_two_desks_on_one_store_see_each_others_votes(store, same_store) -> None:
     store.add_all([make_task(1), make_task(2)])
-    other = Store(tmp_path / "store")
-    here, there = Desk(store, ReviewConfig()), Desk(other, ReviewConfig())
+    here, there = Desk(store, ReviewConfig()), Desk(same_store, ReviewConfig())
     mine = here.next_for("ann")
     theirs = there.next_for("bob")
     assert mine and theirs and mine.id != theirs.id
@@ -248,7 +269,28 @@ def test_two_desks_on_one_store_see_each_others_votes(store, tmp_path) -> None:
     there.answer("bob", theirs, Said("second"))
     assert here.next_for("bob") is None and there.next_for("ann") is None
     assert here.progress("ann") == there.progress("ann")
-    other.close()
+
+
+def test_what_was_erased_is_gone_from_an_open_desk(store, same_store) -> None:
+    """SQLite gives the row of what was erased last to what comes next."""
+    asked = Interaction(
+        prompt=make_task(1).prompt,
+        completion=Completion(text="4 hours"),
+        source="gateway",
+        user="u",
+    )
+    old, kept = make_task(1, interaction_id=asked.id), make_task(2)
+    store.add_all([asked, kept, old])
+    desk = Desk(store, ReviewConfig(), LabelConfig(overlap=2))
+    for task in (kept, old):
+        desk.answer("ann", task, Said("first"))
+    assert desk.progress("ann").mine == 2
+    erase_user(same_store, "u", who="test")
+    new = make_task(3)
+    same_store.add_all([new, vote(new, "second", "ann")])
+    assert desk.progress("ann").mine == 2
+    assert desk.read(lambda known: set(known.tasks)) == {kept.id, new.id}
+    assert desk.read(lambda known: known.votes[new.id]["ann"].choice) == "second"
 
 
 def test_a_skipped_task_goes_to_others(open_review, store) -> None:

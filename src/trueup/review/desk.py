@@ -80,7 +80,7 @@ class Desk:
         """
         self._store, self._config, self._label = store, config, label or LabelConfig()
         self._overlap = self._label.overlap
-        self._known, self._lock = Standing(), threading.RLock()
+        self._known, self._lock = Standing(self._overlap), threading.RLock()
 
     # --- what next ----------------------------------------------------------------------------
 
@@ -137,7 +137,8 @@ class Desk:
             if one.name != name:
                 looking.setdefault(one.task_id, set()).add(one.name)
         out = self._left_out(known)
-        for task_id in known.tasks:
+        # whose votes were left out makes tasks short that are not counted as such
+        for task_id in known.tasks if out else known.short:
             if task_id not in known.gold and task_id not in given:
                 people = known.votes.get(task_id, {}).keys() - out | looking.get(task_id, set())
                 if len(people - {name}) < self._overlap:
@@ -362,7 +363,7 @@ class Desk:
                 active.where(REVIEW_USERS.c.is_active.is_(True))
             ).scalar_one()
             mine = [known.votes[one][name] for one in known.by_person.get(name, ())]
-            given = sum(map(len, known.votes.values()))
+            given = sum(map(len, known.by_person.values()))
             num_asked, num_gold = len(known.tasks) - len(known.gold), len(known.gold)
         wanted = num_asked * self._overlap + num_gold * num_people
         of_today = sum(one.at >= today for one in mine)

@@ -49,6 +49,8 @@ HERE = Path(__file__).parent
 COOKIE = "trueup_review"
 LOGIN_COOKIE = "trueup_review_login"
 MOST_LISTED = 200
+MOST_SHOWN = 200
+"""Characters of a prompt in a list."""
 
 
 class NotLoggedIn(Exception):
@@ -483,7 +485,7 @@ def _leads(app: FastAPI) -> None:
         rows = [
             {
                 "task": one.task_id,
-                "prompt": plain(tasks[one.task_id].prompt[-1].content[:200]),
+                "prompt": _start(tasks[one.task_id].prompt[-1].content),
                 "votes": _votes_as_seen(session.person, one.task_id, one.votes),
                 "settled_by": one.settled_by,
             }
@@ -525,6 +527,10 @@ def _leads(app: FastAPI) -> None:
         said = read_said(task, name, choice, config.rubric, ticked, edits, comment)
         desk.answer(name, task, said, source=SECOND_LOOK)
         return _to(request, "/second-look", {"task": task_id, "choice": choice})
+
+
+def _start(text: str) -> str:
+    return plain(text if len(text) <= MOST_SHOWN else text[: MOST_SHOWN - 1].rstrip() + "…")
 
 
 def _votes_as_seen(person: Person, task_id: str, votes: dict[str, Any]) -> list[dict[str, Any]]:

@@ -99,6 +99,25 @@ def test_the_newest_thumb_speaks_and_what_broke_off_is_neither(store: Store) -> 
     assert truths(store) == {one.id: False}
 
 
+def test_both_bad_is_weak_and_what_was_taken_back_says_nothing(store: Store) -> None:
+    one, two, three, four = (asked(n, "own") for n in range(4))
+    said = {
+        name: label(of, 0, 0, by="human").model_copy(update={"reasons": ((name,), (name,))})
+        for of, name in (
+            (one, "both bad"),
+            (two, "withdrawn"),
+            (three, "unsettled"),
+            (four, "gold question"),
+        )
+    }
+    assert [weak_by(one, "own") for one in said.values()] == [True, None, None, None]
+    store.add(three, settled := label(three, 0, 1, by="human"))
+    assert truths(store) == {three.id: True}
+    fields = said["unsettled"].model_dump() | {"id": "", "replaces": settled.id}
+    store.add(Label.model_validate(fields))
+    assert truths(store) == {}, "the votes carry it no longer"
+
+
 # --- the learned flagger ------------------------------------------------------------------------
 
 

@@ -236,3 +236,40 @@ def test_a_comment_is_scrubbed_and_still_known_when_it_comes_again(store: Store)
     assert import_votes(store, json.dumps(row), **fields).new == 1  # type: ignore[arg-type]
     assert [one.comment for one in store.all(Label)] == ["ask <EMAIL_1>"]
     assert import_votes(store, json.dumps(row), **fields).known == 1  # type: ignore[arg-type]
+
+
+def test_a_file_with_two_rows_for_one_vote_says_the_last_and_nothing_new_again(
+    store: Store,
+) -> None:
+    asked = odd("q")
+    store.add(asked)
+    rows = [{"task_id": asked.id, "vote": said, "annotator": "ann"} for said in ("1", "2")]
+    text = "\n".join(map(json.dumps, rows))
+    for new in (1, 0, 0):
+        taken = import_votes(store, text, name="v.jsonl", form="jsonl")
+        assert (taken.rows, taken.new, taken.known) == (2, new, 2 - new)
+    (row,) = map(json.loads, export_votes(store, "jsonl").splitlines())
+    assert row["vote"] == "2"
+
+
+@pytest.mark.parametrize("said", [1.0, "1.0", 1, " 1 "])
+def test_numbers_as_programs_write_them_are_votes(store: Store, said: object) -> None:
+    asked = odd("q")
+    store.add(asked)
+    text = json.dumps({"task_id": asked.id, "vote": said, "annotator": "ann"})
+    assert import_votes(store, text, name="v.jsonl", form="jsonl").new == 1
+
+
+def test_half_a_character_is_a_bad_row(store: Store) -> None:
+    rows = [
+        {"prompt": "p \ud800", "candidates": ["a", "b"]},
+        {"prompt": "p", "candidates": ["a \udfff", "b"]},
+        {"prompt": [{"role": "user", "content": "\ud800"}], "candidates": ["a", "b"]},
+        {"prompt": "p", "candidates": ["a \U0001f642", "b"]},
+    ]
+    taken = add_tasks(store, "\n".join(map(json.dumps, rows)), name="q.jsonl")
+    assert (taken.new, taken.skipped) == (1, {"half a character": 3})
+    (asked,) = store.each(ReviewTask)
+    vote = {"task_id": asked.id, "vote": "1", "annotator": "ann", "comment": "\ud800"}
+    taken = import_votes(store, json.dumps(vote), name="v.jsonl", form="jsonl")
+    assert taken.skipped == {"half a character": 1}

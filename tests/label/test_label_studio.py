@@ -4,6 +4,7 @@
 """
 
 import json
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -11,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from label_studio_live.scenarios import KEY, SCENARIOS, World, said, task
+from label_studio_live.scenarios import KEY, SCENARIOS, World, choices, said, task
 from label_studio_live.wire import RECORDED, Answer, replaying, serving
 from trueup.errors import ConfigError, UpstreamError
 from trueup.label import LabelConfig, webhook
 from trueup.label import label_studio as connector
-from trueup.label.label_studio import SECRET_HEADER, LabelStudio, push
+from trueup.label.label_studio import SECRET_HEADER, LabelStudio, pull, push
 from trueup.privacy import PrivacyConfig, Scrubber, erase_user
 from trueup.privacy.trail import entries
 from trueup.records import Completion, Interaction, Label, ReviewTask
@@ -190,6 +191,101 @@ def test_where_no_project_is_nothing_is_made_to_erase(store: Store) -> None:
     with serving(empty) as url:
         assert connector.erase(store, server(url)) == 0
     assert asked == ["GET"]
+
+
+def test_a_secret_that_is_no_text_is_refused(store: Store) -> None:
+    with webhook.running(store, server("http://127.0.0.1:9"), 7, SECRET) as address:
+        host, port = address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as line:
+            line.sendall(
+                b"POST /label-studio HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n"
+                b"X-Trueup-Secret: \xff\xfe\r\nConnection: close\r\n\r\n{}"
+            )
+            assert b" 401 " in line.recv(1000).split(b"\r\n")[0]
+
+
+# --- what is there, and what is there no more -----------------------------------------------------
+
+
+class Studio:
+    """A project of a server as far as `pull` asks, whose tasks and annotations can be changed."""
+
+    def __init__(self, tasks: list[ReviewTask]) -> None:
+        self.tasks = [{"id": n, "data": connector._shown(one)} for n, one in enumerate(tasks)]
+        self.said: dict[int, list[dict[str, object]]] = {n: [] for n in range(len(tasks))}
+        self.has_project, self.made = True, 0
+
+    def annotate(self, task: int, number: int, said: str, user: int = 1) -> None:
+        result = [choices(said)] if said else []
+        one = {"id": number, "completed_by": user, "result": result, "updated_at": str(number)}
+        kept = [other for other in self.said[task] if other["id"] != number]
+        self.said[task] = [*kept, one]
+
+    def __call__(self, method: str, path: str, *_: object) -> Answer:
+        if method == "POST":
+            self.made += 1
+            return Answer(201, b'{"id": 1}')
+        if path.startswith("/api/users"):
+            return users(method, path)
+        if path.startswith("/api/projects"):
+            project = {"id": 1, "title": "trueup", "label_config": connector.TEMPLATE}
+            return Answer(200, json.dumps({"results": [project] * self.has_project}).encode())
+        shown = [{**one, "annotations": self.said[int(one["id"])]} for one in self.tasks]
+        return Answer(200, json.dumps({"tasks": shown, "total": len(shown)}).encode())
+
+
+def test_a_task_that_is_gone_from_there_keeps_its_votes(store: Store) -> None:
+    """It was cleared away, or moved between two pages while they were read."""
+    tasks = [task(n) for n in range(3)]
+    store.add_all(tasks)
+    studio = Studio(tasks)
+    for n in range(3):
+        studio.annotate(n, n, "tie")
+    with serving(studio) as url:
+        assert pull(store, server(url)).new == 3
+        studio.tasks = studio.tasks[1:]
+        studio.said[1] = []
+        done = pull(store, server(url))
+    assert (done.new, done.withdrawn) == (0, 1)
+    assert set(said(store)) == {("0", "ann@example.org"), ("2", "ann@example.org")}
+
+
+def test_an_annotation_that_says_nothing_any_more_withdraws_its_vote(store: Store) -> None:
+    store.add(task(0))
+    studio = Studio([task(0)])
+    studio.annotate(0, 5, "tie")
+    with serving(studio) as url:
+        pull(store, server(url))
+        studio.annotate(0, 5, "")
+        done = pull(store, server(url))
+        assert (done.new, done.withdrawn, done.skipped) == (0, 1, {"no vote": 1})
+        assert said(store) == {}
+        studio.annotate(0, 5, "both bad")
+        assert pull(store, server(url)).new == 1
+        studio.annotate(0, 5, "both bad", user=99)
+        assert pull(store, server(url))[1:4] == (0, 0, 0), "an account that was deleted"
+    assert said(store) == {("0", "ann@example.org"): "both bad"}
+
+
+def test_an_account_that_gets_another_name_votes_once(store: Store) -> None:
+    store.add(task(0))
+    studio = Studio([task(0)])
+    studio.annotate(0, 5, "tie")
+    with serving(studio) as url:
+        pull(store, server(url))
+        named = {"annotators": {"ann@example.org": "Ann"}}
+        assert pull(store, server(url, **named))[1:4] == (1, 0, 1)
+        assert said(store) == {("0", "Ann"): "tie"}
+        assert pull(store, server(url, **named))[1:4] == (0, 1, 0)
+
+
+def test_to_pull_makes_no_project(store: Store) -> None:
+    """A wrong address would have nobody's annotations, and look like everybody's deletions."""
+    studio = Studio([])
+    studio.has_project = False
+    with serving(studio) as url, pytest.raises(ConfigError, match=r"no such project.*push"):
+        pull(store, server(url))
+    assert studio.made == 0
 
 
 # --- servers that fail ----------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from trueup.label.settle import UNSETTLED
 from trueup.label.tasks import comparisons, difference
 from trueup.label.votes import (
     CHOICES,
+    SECOND_LOOK,
     Choice,
     VoteBook,
     choice_of,
@@ -352,3 +353,17 @@ def test_alpha_is_of_everybody_whose_votes_count(store: Store) -> None:
     ann = ["first" if n % 2 else "second" for n in range(12)]
     bob = ["first" if n % 3 else "second" for n in range(12)]
     assert weigh(store, PEOPLE).alpha() == krippendorff_alpha([ann, bob])
+
+
+def test_of_two_second_looks_the_newest_decides_and_none_is_agreement(store: Store) -> None:
+    store.add(*(task(n) for n in range(4)))
+    for n in range(4):
+        says(store, task(n), "first" if n % 2 else "second", "ann")
+        says(store, task(n), "first", "bob")
+    before = weigh(store, PEOPLE).alpha()
+    says(store, task(), "first", "lea", source=SECOND_LOOK)
+    says(store, task(), "second", "zed", source=SECOND_LOOK)
+    says(store, task(), "tie", "lea", source=SECOND_LOOK)
+    found = weigh(store, PEOPLE)
+    assert found.outcomes[task().id].choice == "tie"
+    assert before is not None and found.alpha() == before

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from review_parts import PASSWORD, Client, Review
 
+from trueup.label.config import LabelConfig
 from trueup.review import people as people_module
 from trueup.review.config import ReviewConfig
 from trueup.review.people import People
@@ -33,7 +34,7 @@ def cheap_passwords() -> Iterator[None]:
 def serving(store: Store, config: ReviewConfig, overlap: int = 1) -> Iterator[str]:
     """The page on a free port, in a thread; its address."""
     listening = listen(store, config)
-    server = make_server(store, config, overlap)
+    server = make_server(store, config, LabelConfig(overlap=overlap))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     deadline = time.monotonic() + 30

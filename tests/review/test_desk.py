@@ -7,6 +7,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -15,17 +17,38 @@ from review_parts import PASSWORD, Client, hidden_order, make_task
 
 from trueup.label.config import LabelConfig
 from trueup.label.settle import settle
-from trueup.label.votes import SECOND_LOOK, choice_of
+from trueup.label.votes import SECOND_LOOK, choice_of, vote
 from trueup.pair import PairConfig
 from trueup.pair import run as pair_run
 from trueup.pair.decontaminate import HeldOut
 from trueup.privacy import PrivacyConfig, Scrubber
+from trueup.privacy.erase import erase_user
 from trueup.privacy.trail import entries
-from trueup.records import Completion, Label, Message, PreferencePair, ReviewTask
+from trueup.records import Completion, Interaction, Label, Message, PreferencePair, ReviewTask
 from trueup.review.app import create_app
 from trueup.review.config import ReviewConfig
 from trueup.review.desk import EDIT, Desk, Said
 from trueup.store import Store
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """Everything below holds in both."""
+    in_postgres = request.param == "postgres"
+    url = request.getfixturevalue("postgres_url") if in_postgres else None
+    opened = Store(tmp_path / "store", url=url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def same_store(store: Store) -> Iterator[Store]:
+    """What another process has open."""
+    in_postgres = store.engine.dialect.name == "postgresql"
+    url = store.engine.url.render_as_string(hide_password=False) if in_postgres else None
+    opened = Store(store.folder, url=url)
+    yield opened
+    opened.close()
 
 
 def standing(store: Store, name: str = "ann") -> dict[str, str | None]:
@@ -239,10 +262,9 @@ def test_a_lease_runs_out(store) -> None:
     assert desk.next_for("bob") == held
 
 
-def test_two_desks_on_one_store_see_each_others_votes(store, tmp_path) -> None:
+def test_two_desks_on_one_store_see_each_others_votes(store, same_store) -> None:
     store.add_all([make_task(1), make_task(2)])
-    other = Store(tmp_path / "store")
-    here, there = Desk(store, ReviewConfig()), Desk(other, ReviewConfig())
+    here, there = Desk(store, ReviewConfig()), Desk(same_store, ReviewConfig())
     mine = here.next_for("ann")
     theirs = there.next_for("bob")
     assert mine and theirs and mine.id != theirs.id
@@ -250,7 +272,28 @@ def test_two_desks_on_one_store_see_each_others_votes(store, tmp_path) -> None:
     there.answer("bob", theirs, Said("second"))
     assert here.next_for("bob") is None and there.next_for("ann") is None
     assert here.progress("ann") == there.progress("ann")
-    other.close()
+
+
+def test_what_was_erased_is_gone_from_an_open_desk(store, same_store) -> None:
+    """SQLite gives the row of what was erased last to what comes next."""
+    asked = Interaction(
+        prompt=make_task(1).prompt,
+        completion=Completion(text="4 hours"),
+        source="gateway",
+        user="u",
+    )
+    old, kept = make_task(1, interaction_id=asked.id), make_task(2)
+    store.add_all([asked, kept, old])
+    desk = Desk(store, ReviewConfig(), LabelConfig(overlap=2))
+    for task in (kept, old):
+        desk.answer("ann", task, Said("first"))
+    assert desk.progress("ann").mine == 2
+    erase_user(same_store, "u", who="test")
+    new = make_task(3)
+    same_store.add_all([new, vote(new, "second", "ann")])
+    assert desk.progress("ann").mine == 2
+    assert desk.read(lambda known: set(known.tasks)) == {kept.id, new.id}
+    assert desk.read(lambda known: known.votes[new.id]["ann"].choice) == "second"
 
 
 def test_a_skipped_task_goes_to_others(open_review, store) -> None:
@@ -290,6 +333,132 @@ def test_what_was_assigned_can_be_taken_back(open_review, store) -> None:
 
 
 # --- gold -----------------------------------------------------------------------------------------
+
+
+def test_given_tasks_are_ones_they_have_not_done(open_review, store) -> None:
+    """A task that somebody was given and had done before would wait for nobody for ever."""
+    store.add_all([make_task(n) for n in range(6)])
+    review = open_review(overlap=2)
+    ann, bob, lea = (review.enter(name) for name in ("ann", "bob", "lea"))
+    first = {ann.answer("tie") for _ in range(3)}
+    assert lea.post("/team/assign.json", names="ann", num=5).json()["assigned"] == 2, (
+        "one is before her"
+    )
+    given = {ann.answer("1") for _ in range(3)}
+    assert not given & first
+    assert {bob.answer("2") for _ in range(6)} == first | given
+    assert bob.card() is None
+
+
+def test_a_given_task_that_is_skipped_or_has_too_few_votes_goes_back_to_the_pool(
+    open_review, store
+) -> None:
+    store.add_all([make_task(n) for n in range(2)])
+    review = open_review(overlap=2)
+    ann, bob, lea, ada = (review.enter(name) for name in ("ann", "bob", "lea", "ada"))
+    lea.post("/team/assign", names="ann", num=2)
+    assert bob.card() is None, "it is for ann to do first"
+    skipped, done = ann.answer("skip"), ann.answer("1")
+    assert {bob.answer("1") for _ in range(2)} == {skipped, done}
+    assert ada.answer("1") == skipped
+    assert ada.card() is None
+
+
+def test_what_was_given_to_somebody_who_was_locked_out_can_be_taken_back(
+    open_review, store
+) -> None:
+    store.add(make_task(1))
+    review = open_review()
+    bob, lea = review.enter("bob"), review.enter("lea")
+    lea.post("/team/assign", names="ann", num=1)
+    review.people.change("ann", is_active=False)
+    assert bob.card() is None
+    assert {"name": "ann", "num_assigned": 1}.items() <= next(
+        one for one in lea.json("/team")["team"] if one["name"] == "ann"
+    ).items()
+    assert lea.post("/team/assign.json", release="ann").json()["released"] == 1
+    assert bob.card()
+
+
+def test_whoever_fails_gold_questions_fills_nobodys_place(open_review, store) -> None:
+    """Else their tasks would wait for votes that nobody is asked for."""
+    store.add_all([make_task(n) for n in range(3)])
+    store.add_all([make_task(n, gold=(1.0, 0.0)) for n in range(100, 105)])
+    review = open_review(gold_rate=0.9)
+    desk = Desk(store, ReviewConfig(gold_rate=0.9))
+    asked = set()
+    while task := desk.next_for("ann"):
+        asked.add(task.gold)
+        desk.answer("ann", task, Said("second"))
+    assert asked == {None, (1.0, 0.0)}
+    assert len(settle(store, LabelConfig()).weighed.waiting) == 3
+    bob = Client(review.url, "bob")
+    plain = set()
+    while card := bob.card():
+        task = store.get(ReviewTask, card["task"])
+        plain |= {task.id} if task.gold is None else set()
+        Desk(store, ReviewConfig()).answer("bob", task, Said("first"))
+    assert len(plain) == 3
+    assert len(settle(store, LabelConfig()).written) == 3
+
+
+def test_a_task_that_went_to_others_meanwhile_may_still_be_answered(open_review, store) -> None:
+    """Whoever mends an answer for longer than a lease does not lose what they wrote."""
+    store.add_all([make_task(n) for n in range(2)])
+    review = open_review(lease_s=0.05)
+    ann, bob = review.enter("ann"), review.enter("bob")
+    card = ann.card()
+    time.sleep(0.1)
+    assert bob.answer("1") == card["task"]
+    said = {"choice": "1", "edit_1": "It took me long to write this."}
+    assert ann.post(f"/task/{card['task']}", **said).status_code == 303
+    assert [one.candidates[0].text for one in store.each(Label, source=EDIT)] == [said["edit_1"]]
+
+
+def test_an_edit_of_a_gold_question_looks_like_others_and_teaches_nothing(
+    open_review, store
+) -> None:
+    store.add(make_task(1, gold=(1.0, 0.0)))
+    ann = open_review().enter("ann")
+    task = ann.answer("1", edit_1="A better text than both.")
+    assert ann.json("/mine.json")["deeds"][0]["num_edits"] == 1
+    edited = [one["edited"] for one in ann.json(f"/task/{task}.json")["card"]["answers"]]
+    assert edited == ["A better text than both.", None]
+    pair_run(store, PairConfig(), HeldOut(()))
+    assert store.count(PreferencePair) == 0
+
+
+def test_nobody_gets_a_task_while_its_vote_is_taken_back(store) -> None:
+    """Two desks, and people who undo every other answer: no task gets more votes than it asks."""
+    store.add_all([make_task(n) for n in range(12)])
+    label = LabelConfig(overlap=2)
+    desks = [Desk(store, ReviewConfig(gold_rate=0.0), label) for _ in range(2)]
+
+    def work(name: str, desk: Desk) -> None:
+        turn = 0
+        while task := desk.next_for(name):
+            desk.answer(name, task, Said("tie"))
+            turn += 1
+            if turn % 2:
+                desk.undo(name)
+
+    threads = [
+        threading.Thread(target=work, args=(f"{name}{n}", desk))
+        for n, desk in enumerate(desks)
+        for name in ("a", "b", "c")
+    ]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    votes = Counter(
+        key
+        for n in range(2)
+        for name in "abc"
+        for key, said in standing(store, f"{name}{n}").items()
+        if said != "withdrawn"
+    )
+    assert set(votes.values()) == {2} and len(votes) == 12
 
 
 def test_gold_questions_are_mixed_in_and_nothing_tells_them(open_review, store) -> None:

@@ -3,6 +3,8 @@
 import json
 import re
 import socket
+import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +105,43 @@ def test_failures_are_counted_by_name_as_well(store: Store) -> None:
         people.log_in("ann", PASSWORD, address="10.1.0.1")
 
 
+def test_many_attempts_at_once_are_no_way_around(store: Store) -> None:
+    people = People(store)
+    people.add("ann", PASSWORD, "annotator")
+    tried, gate = list[str](), threading.Barrier(30)
+
+    def attempt(n: int) -> None:
+        gate.wait()
+        try:
+            assert people.log_in("ann", f"wrong {n}", address=f"10.0.1.{n}") is None
+            tried.append("tried")
+        except TooManyAttempts:
+            tried.append("stopped")
+
+    threads = [threading.Thread(target=attempt, args=(n,)) for n in range(30)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert Counter(tried) == {"tried": MOST_FAILURES, "stopped": 30 - MOST_FAILURES}
+
+
+def test_right_passwords_are_no_failures(store: Store) -> None:
+    people = People(store)
+    people.add("ann", PASSWORD, "annotator")
+    for _ in range(2 * MOST_FAILURES):
+        assert people.log_in("ann", PASSWORD, address="10.0.0.1")
+
+
+def test_a_wrong_present_password_is_counted_by_address(open_review: Any) -> None:
+    review = open_review()
+    ann = review.enter("ann")
+    for _ in range(MOST_FAILURES):
+        ann.post("/password", old="wrong", new="x" * 12)
+    assert review.people.log_in("lea", PASSWORD), "from nowhere in particular"
+    assert ann.post("/password", old=PASSWORD, new="x" * 12).status_code == 422
+
+
 def test_a_password_costs_what_owasp_asks(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(people_module.COST, "n", 2**14)
     monkeypatch.setitem(people_module.COST, "p", 5)
@@ -112,7 +151,9 @@ def test_a_password_costs_what_owasp_asks(store: Store, monkeypatch: pytest.Monk
     assert people.log_in("nobody", PASSWORD) is None
 
 
-@pytest.mark.parametrize("name", ["", "a b", "<b>", "x" * 65, "a/b", "feedback:edit", "a\n"])
+@pytest.mark.parametrize(
+    "name", ["", "a b", "<b>", "x" * 65, "a/b", "feedback:edit", "a\n", "..", "bob.json"]
+)
 def test_odd_names_and_short_passwords_are_refused(store: Store, name: str) -> None:
     with pytest.raises(DataError, match="name"):
         People(store).add(name, PASSWORD, "annotator")
@@ -238,7 +279,7 @@ def test_bodies_that_are_too_large_or_no_form_at_all_are_refused(
     ann = open_review().enter("ann")
     task = ann.card()["task"]
     assert ann.post(f"/task/{task}", choice="1", comment="x" * 3_000_000).status_code == 413
-    assert ann.post(f"/task/{task}", choice="1", comment="x" * 20_000).status_code == 422
+    assert ann.post(f"/task/{task}", choice="1", comment="x" * 20_001).status_code == 422
 
     def endless() -> Any:
         for _ in range(400):
@@ -258,6 +299,70 @@ def test_bodies_that_are_too_large_or_no_form_at_all_are_refused(
         )
         assert answer.status_code in (403, 422), body
     assert store.count(Label) == 0
+
+
+def test_a_form_in_an_odd_encoding_is_an_answer_or_none_and_no_fault(
+    open_review: Any, store: Store
+) -> None:
+    store.add(make_task(1))
+    ann = open_review().enter("ann")
+    path = f"/task/{ann.card()['task']}"
+
+    def send(**fields: str) -> int:
+        parts = "".join(
+            f'--x\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+            for name, value in fields.items()
+        )
+        kind = "multipart/form-data; boundary=x; charset=unicode_escape"
+        body = (parts + "--x--\r\n").encode()
+        return ann.http.post(path, content=body, headers={"Content-Type": kind}).status_code
+
+    assert send(csrf="\\ud800", choice="tie") == 403
+    assert send(csrf=ann.csrf, choice="tie", comment="half \\ud83d") == 422
+    assert send(csrf=ann.csrf, choice="tie", edit_1="half \\ud83d") == 303
+    assert "half ?" in [one.candidates[0].text for one in store.each(Label)]
+
+
+@pytest.mark.parametrize("text", ["a \0 b", "a \r b \r\n c\n", "\n\nb", "\x0b\x0c\x85 b"])
+def test_what_a_browser_makes_of_an_odd_answer_is_no_edit(
+    open_review: Any, store: Store, text: str
+) -> None:
+    store.add(make_task(1, first=text))
+    ann = open_review().enter("ann")
+    card = ann.card()
+    assert card
+    sent = {
+        f"edit_{one['number']}": re.sub("\r\n?|\n", "\r\n", one["original"].replace("\0", "\ufffd"))
+        for one in card["answers"]
+    }
+    ann.answer("tie", **sent)
+    assert [one.task_id for one in store.each(Label)] == [card["task"]]
+
+
+def test_the_longest_answers_can_be_voted_on(open_review: Any, store: Store) -> None:
+    """Every form carries both answers, and a form has its limits."""
+    longest = "\U0001f642" * 100_000
+    ideographs = "\u5145" * 100_000
+    store.add(make_task(1, first=longest, second=ideographs))
+    store.add(make_task(2, first=ideographs, second=ideographs + "x"))
+    ann = open_review().enter("ann")
+    for _ in range(2):
+        card = ann.card()
+        assert card
+        boxes = {
+            f"edit_{one['number']}": one["original"] for one in card["answers"] if one["may_edit"]
+        }
+        ann.answer("tie", comment="\u5145" * 10_000, **boxes)
+    lines = "\r\n".join(["x"] * 5_000)  # 9,999 characters in the box
+    task = ann.json("/mine.json")["deeds"][0]["task"]
+    assert ann.post(f"/task/{task}", choice="tie", comment=lines).status_code == 303
+    assert store.count(Label) == 3
+
+
+def test_no_redirect_goes_where_the_host_header_says(open_review: Any) -> None:
+    lea = open_review().enter("lea")
+    answer = lea.http.get("/team/", headers={"Host": "evil.example"})
+    assert answer.status_code == 404 and "location" not in answer.headers
 
 
 def test_every_page_has_a_twin_in_json(open_review: Any, store: Store) -> None:
@@ -342,6 +447,12 @@ def test_people_are_let_in_and_changed_from_the_terminal(tmp_path: Path) -> None
     assert PASSWORD not in run("list").output and "locked out" in run("list").output
     assert isinstance(run("change", "ann").exception, ConfigError)
     assert isinstance(run("change", "bob", "--locked").exception, DataError)
+
+
+@pytest.mark.parametrize("word", ["withdrawn", "both bad"])
+def test_a_tick_may_not_mean_what_a_vote_says(word: str) -> None:
+    with pytest.raises(ValueError, match="means something else"):
+        ReviewConfig(rubric=("Wrong", word))
 
 
 def test_beyond_loopback_only_once_somebody_can_log_in(store: Store) -> None:

@@ -57,10 +57,20 @@ def human_view(store: Store, report: ABReport) -> HumanView:
     )
 
 
+NOTHING = {"withdrawn", "unsettled", "gold question"}
+"""Reasons on people's labels that say nothing of the answers: `trueup.label`, `trueup.review`."""
+
+
 def _people(store: Store) -> dict[Pair, list[float]]:
     """Points of the first answer against the second, by every human label, both ways round."""
     found: dict[Pair, list[float]] = {}
-    for label in store.each(Label, annotator_kind="human"):
+    labels = list(store.each(Label, annotator_kind="human"))
+    replaced = {one.replaces for one in labels if one.replaces}
+    for label in labels:
+        # what was changed or taken back is nobody's word any more
+        reasons = {reason for some in label.reasons for reason in some}
+        if label.id in replaced or reasons & NOTHING:
+            continue
         asked = content_hash([m.model_dump() for m in label.prompt])
         for ours, our_score in zip(label.candidates, label.scores, strict=True):
             for theirs, their_score in zip(label.candidates, label.scores, strict=True):

@@ -16,12 +16,17 @@ from trueup.store import Store
 __all__ = ["truths", "weak_by"]
 
 EDITOR = "feedback:edit"
+BOTH_BAD = "both bad"
+NOTHING = {"withdrawn", "unsettled", "gold question"}
+"""Reasons on people's labels that say nothing of the answers: `trueup.label`, `trueup.review`."""
 
 
 def truths(store: Store) -> dict[str, bool]:
     """By interaction: True where its answer is weak. Those that nobody spoke of are left out."""
     said: dict[str, tuple[int, str, bool]] = {}
     labels = [one for one in store.each(Label) if one.interaction_id and not one.is_vote]
+    replaced = {one.replaces for one in labels if one.replaces}
+    labels = [one for one in labels if one.id not in replaced]
     answers = {
         one.id: one.completion.text
         for one in store.get_all(Interaction, {str(label.interaction_id) for label in labels})
@@ -52,6 +57,11 @@ def weak_by(label: Label, answer: str) -> bool | None:
     others = [s for c, s in zip(label.candidates, label.scores, strict=True) if c.text != answer]
     if not own or (label.annotator_kind == "human" and label.annotator == EDITOR):
         return None
+    reasons = {reason for some in label.reasons for reason in some}
+    if label.annotator_kind == "human" and reasons & NOTHING:
+        return None
     if len(label.candidates) == 1:
         return own[0] < 0
+    if label.annotator_kind == "human" and BOTH_BAD in reasons:
+        return True
     return own[0] < sum(others) / len(others) if others else None

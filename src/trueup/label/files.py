@@ -109,19 +109,30 @@ def _task(row: Any, source: str, is_gold: bool) -> ReviewTask:
 
 def _messages(prompt: Any) -> Messages:
     if isinstance(prompt, str) and prompt.strip():
-        return (Message(role="user", content=prompt),)
+        return (Message(role="user", content=_whole(prompt)),)
     try:
         found = MESSAGES.validate_python(prompt)
     except ValidationError:
         raise _Bad("no prompt") from None
     if not found:
         raise _Bad("no prompt")
+    for one in found:
+        _whole(one.role + one.content)
     return found
 
 
 def _answer(text: Any) -> str:
     if not isinstance(text, str) or not text.strip():
         raise _Bad("an answer is missing")
+    return _whole(text)
+
+
+def _whole(text: str) -> str:
+    """JSON can say half of a surrogate pair; no store or file can hold it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise _Bad("half a character") from None
     return text
 
 
@@ -221,7 +232,8 @@ def import_votes(
 
     Reads:   `task_id`, `vote`, `annotator` and `comment`; other columns are left alone.
     Writes:  one vote a row, all in one transaction. A row that says something new for a vote that
-             the same file gave before changes that vote.
+             the same file gave before changes that vote; of two rows of one annotator on one task
+             the last counts.
     Skips:   rows without a vote or an annotator, with a vote that is none, or of tasks that are not
              in the store; counted by reason.
     Again:   writes nothing.
@@ -229,28 +241,33 @@ def import_votes(
     Args:
         annotator: whose the votes are where a row does not say.
     """
-    tally, book, made = _Tally(), VoteBook(store, scrub=scrub), []
+    tally, book = _Tally(), VoteBook(store, scrub=scrub)
     tasks = {one.id: one for one in tasks_of(store)}
+    last: dict[tuple[str, str], tuple[Choice, str]] = {}
     for row in tally.rows(_cells(text) if form == "csv" else _lines(text)):
         with tally.row():
             task_id, said, who, comment = _fields(row, annotator, form)
             if task_id not in tasks:
                 raise _Bad("unknown task")
-            choice = _turned(said, tasks[task_id])
-            one = book.cast(tasks[task_id], choice, who, source=f"file:{name}", comment=comment)
+            last[task_id, who] = _turned(said, tasks[task_id]), comment
             tally.good += 1
-            made += [one] if one else []
-    return tally.taken(store.add_all(made))
+    cast = [
+        book.cast(tasks[task_id], choice, who, source=f"file:{name}", comment=comment)
+        for (task_id, who), (choice, comment) in last.items()
+    ]
+    return tally.taken(store.add_all(one for one in cast if one))
 
 
 def _fields(row: Any, annotator: str, form: Format) -> tuple[str, Choice, str, str]:
     if not isinstance(row, dict):
         raise _Bad("no object")
     cells = [row.get(name) or "" for name in ("task_id", "vote", "annotator", "comment")]
-    if not all(isinstance(one, str | int) for one in cells):
+    if not all(isinstance(one, str | int | float) for one in cells):
         raise _Bad("not text")
     task_id, said, who, comment = (_bare(str(one)) if form == "csv" else str(one) for one in cells)
-    said, who = " ".join(said.lower().split()), who.strip() or annotator
+    _whole(who + comment)
+    # a column with gaps comes back from many a program as 1.0
+    said, who = " ".join(said.lower().split()).removesuffix(".0"), who.strip() or annotator
     if not said:
         raise _Bad("no vote")
     if said not in SAID:

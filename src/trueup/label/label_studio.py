@@ -66,6 +66,7 @@ SAID: dict[str, Choice] = {"1": "first", "2": "second", "tie": "tie", "both bad"
 SIDES: dict[str, Choice] = {"left": "first", "right": "second"}
 ACTIONS = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_DELETED")
 SECRET_HEADER = "X-Trueup-Secret"
+UNKNOWN_USER = "unknown user"
 BUSY = {408, 425, 429, 500, 502, 503, 504}
 MAX_WAIT_S = 30.0
 
@@ -121,26 +122,39 @@ def pull(store: Store, server: "LabelStudio", *, scrub: Scrub | None = None) -> 
     """Turn every annotation of the project into a vote.
 
     Writes:  one vote an annotation that is new or was edited, and one that withdraws where an
-             annotation was deleted; all in one transaction.
+             annotation was deleted, says nothing any more, or is another annotator's by the
+             settings; all in one transaction. Where the task is gone from there, votes stay.
     Skips:   annotations that were skipped there, name no answer or two, belong to tasks that are
              not in the store, or to a user who cannot be named; counted by reason.
     Again:   writes nothing.
+
+    Raises:
+        ConfigError: nothing was pushed there.
     """
-    project = server.project()
+    project = server.project(make=False)
     book, tasks = VoteBook(store, scrub=scrub), {one.id: one for one in tasks_of(store)}
-    found = sorted(server.annotations(project), key=lambda one: str(one[1].get("updated_at")))
-    made, skipped, sources = list[Label](), Counter[str](), set[str]()
+    there = list(server.tasks(project))
+    seen = {one.get("task_id") for one, _ in there if isinstance(one, dict)}
+    found = [(data, one) for data, annotations in there for one in annotations]
+    found.sort(key=lambda one: str(one[1].get("updated_at")))
+    made, skipped, whose = list[Label](), Counter[str](), dict[str, str]()
     for data, annotation in found:
-        sources.add(_source(project, annotation))
+        source = _source(project, annotation)
         try:
-            vote = _vote(book, tasks, data, annotation, project, server)
+            who, vote = _vote(book, tasks, data, annotation, project, server)
         except _Bad as bad:
             skipped[str(bad)] += 1
+            if str(bad) == UNKNOWN_USER:
+                whose[source] = ""
         else:
+            whose[source] = who
             made += [vote] if vote else []
     new = len(made)
     gone = [
-        one for one in book.from_source(f"label-studio:{project}/") if one.source not in sources
+        one
+        for one in book.from_source(f"label-studio:{project}/")
+        # a task that is not there may have been moved between two pages, or cleared away
+        if one.task_id in seen and whose.get(one.source) not in ("", one.annotator)
     ]
     made += _withdrawn(book, tasks, gone)
     store.add_all(made)
@@ -174,7 +188,7 @@ def take(
     tasks = {one.id: one for one in store.get_all(ReviewTask, [task_id])}
     try:
         book = VoteBook(store, task_id if tasks else "none", scrub=scrub)
-        vote = _vote(book, tasks, data, annotation, project, server)
+        _, vote = _vote(book, tasks, data, annotation, project, server)
     except _Bad as bad:
         return str(bad)
     if vote is None:
@@ -202,7 +216,7 @@ def erase(store: Store, server: "LabelStudio") -> int:
     Again:   deletes what is left.
     """
     project = server.found()
-    there = dict(server.tasks(project)) if project is not None else {}
+    there = dict(server.numbers(project)) if project is not None else {}
     with store.reading() as connection:
         gone = store.known(connection, ERASED, list(there.values()))
     deleted = [server.delete_task(number) for number, name in there.items() if name in gone]
@@ -241,8 +255,8 @@ def _vote(
     annotation: dict[str, Any],
     project: int,
     server: "LabelStudio",
-) -> Label | None:
-    """The vote to write for an annotation; None where it is known."""
+) -> tuple[str, Label | None]:
+    """Whose an annotation is, and the vote to write; None where it is known."""
     task = tasks.get(str(data.get("task_id"))) if isinstance(data, dict) else None
     if task is None:
         raise _Bad("unknown task")
@@ -253,8 +267,9 @@ def _vote(
         choice = mirrored(choice)
     who = server.annotator(annotation.get("completed_by"))
     if not who:
-        raise _Bad("unknown user")
-    return book.cast(task, choice, who, source=_source(project, annotation), comment=comment)
+        raise _Bad(UNKNOWN_USER)
+    vote = book.cast(task, choice, who, source=_source(project, annotation), comment=comment)
+    return who, vote
 
 
 def _said(result: Any) -> tuple[Choice, str]:
@@ -337,10 +352,17 @@ class LabelStudio:
         self._users: dict[int, str] = {}
         self._open = urllib.request.build_opener(_NoRedirect()).open
 
-    def project(self) -> int:
-        """The id of the project with our title; it is made where there is none."""
+    def project(self, *, make: bool = True) -> int:
+        """The id of the project with our title; it is made where there is none, if it may be."""
         title = self.config.project
         found = self._project(title)
+        if found is None and not make:
+            raise ConfigError(
+                "There is no such project in Label Studio",
+                got=f"{title} at {self.config.url}",
+                expected="the project that tasks were pushed to",
+                next="run 'trueup label-studio push', or mend label.label_studio.project",
+            )
         if found is None:
             try:
                 body = {"title": title, "label_config": TEMPLATE, "show_skip_button": True}
@@ -373,9 +395,9 @@ class LabelStudio:
 
     def task_ids(self, project: int) -> Iterator[str]:
         """Our ids of the tasks that are there."""
-        yield from (name for _, name in self.tasks(project))
+        yield from (name for _, name in self.numbers(project))
 
-    def tasks(self, project: int) -> Iterator[tuple[int, str]]:
+    def numbers(self, project: int) -> Iterator[tuple[int, str]]:
         """The tasks that are there: the server's number of each, and our id."""
         for task in self._tasks(project, "task_only"):
             data = task.get("data")
@@ -390,12 +412,11 @@ class LabelStudio:
             if not str(error.got).startswith("404"):
                 raise
 
-    def annotations(self, project: int) -> Iterator[tuple[Any, dict[str, Any]]]:
-        """Every annotation, with the data of its task."""
+    def tasks(self, project: int) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
+        """The data of every task, with its annotations."""
         for task in self._tasks(project, "all"):
-            for one in task.get("annotations") or ():
-                if isinstance(one, dict):
-                    yield task.get("data"), one
+            found = task.get("annotations") or ()
+            yield task.get("data"), [one for one in found if isinstance(one, dict)]
 
     def _tasks(self, project: int, fields: str) -> Iterator[dict[str, Any]]:
         size, page, seen = self.config.batch_size, 1, 0

@@ -126,7 +126,8 @@ def _app(
 
     async def receive(request: web.Request) -> web.Response:
         brought = request.headers.get(SECRET_HEADER, "")
-        if not hmac.compare_digest(brought.encode(), secret.encode()):
+        # bytes that are no UTF-8 come as half surrogate pairs
+        if not hmac.compare_digest(brought.encode("utf-8", "surrogateescape"), secret.encode()):
             return web.json_response({"error": "the secret is missing or wrong"}, status=401)
         try:
             payload = json.loads(await request.read())

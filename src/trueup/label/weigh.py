@@ -19,7 +19,7 @@ from trueup.stats.dawid_skene import DawidSkene, Vote, dawid_skene
 from trueup.stats.intervals import Interval, wilson
 from trueup.store import Store
 
-__all__ = ["Annotator", "GoldMark", "Outcome", "Weighed", "weigh"]
+__all__ = ["Annotator", "GoldMark", "Outcome", "Weighed", "fails_gold", "weigh"]
 
 MIRROR = tuple(CHOICES.index(one) for one in ("second", "first", "tie", "both bad"))
 """Which of the two answers a task names first is nobody's doing, and people see them in random
@@ -105,11 +105,16 @@ class Weighed:
 
     def alpha(self) -> Interval | None:
         """Krippendorff's alpha of everybody whose votes count, over tasks that are no gold
-        questions."""
+        questions. A second look is no vote of its own: whoever gave it saw the others'."""
         names = [one.name for one in self.annotators if not one.left_out]
         asked = [key for key, one in self.tasks.items() if one.gold is None and key in self.votes]
         said = {
-            key: {name: choice_of(one) for name, one in self.votes[key].items()} for key in asked
+            key: {
+                name: choice_of(one)
+                for name, one in self.votes[key].items()
+                if one.source != SECOND_LOOK
+            }
+            for key in asked
         }
         return krippendorff_alpha([[said[key].get(name) for key in asked] for name in names])
 
@@ -119,7 +124,7 @@ def weigh(store: Store, config: LabelConfig) -> Weighed:
     tasks = {one.id: one for one in tasks_of(store)}
     cast = {key: votes for key, votes in VoteBook(store).standing().items() if key in tasks}
     marks = _gold_marks(tasks, cast)
-    out = {name for name, mark in marks.items() if _fails(mark, config)}
+    out = {name for name, mark in marks.items() if fails_gold(*mark, config)}
     votes = {
         key: kept
         for key, by in cast.items()
@@ -138,7 +143,8 @@ def weigh(store: Store, config: LabelConfig) -> Weighed:
             continue
         by = votes.get(key, {})
         looks = [one for one in by.values() if one.source == SECOND_LOOK]
-        if looks and (decided := choice_of(looks[-1])):
+        newest = max(looks, key=lambda one: one.created_at, default=None)
+        if newest and (decided := choice_of(newest)):
             ids = tuple(sorted(one.id for one in by.values()))
             found.outcomes[key] = Outcome(decided, 1.0, ids, True)
             continue
@@ -166,9 +172,10 @@ def _gold_marks(tasks: Mapping[str, ReviewTask], cast: Votes) -> dict[str, GoldM
     return {name: GoldMark(right[name], n) for name, n in asked.items()}
 
 
-def _fails(mark: GoldMark, config: LabelConfig) -> bool:
-    enough = mark.num_asked >= config.min_gold_votes
-    return enough and mark.num_right < config.min_gold_accuracy * mark.num_asked
+def fails_gold(num_right: int, num_asked: int, config: LabelConfig) -> bool:
+    """True for an annotator whose votes are left out."""
+    enough = num_asked >= config.min_gold_votes
+    return enough and num_right < config.min_gold_accuracy * num_asked
 
 
 def _majority(by: Mapping[str, Label]) -> tuple[Choice, float]:

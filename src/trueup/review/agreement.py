@@ -1,5 +1,6 @@
 """Do people agree, with each other and with what is known: figures for the leads' page."""
 
+import threading
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -8,7 +9,7 @@ from trueup.label.votes import SECOND_LOOK, Choice
 from trueup.review.standing import Standing, Vote
 from trueup.stats import Interval, cohen_kappa, krippendorff_alpha, wilson
 
-__all__ = ["Disagreement", "Figures", "Reader", "disagreements", "figures"]
+__all__ = ["Disagreement", "Figures", "Reader", "Said", "copied", "disagreements", "figures"]
 
 NUM_RESAMPLES = 300
 MOST_PAIRS = 50
@@ -33,17 +34,34 @@ class Figures(NamedTuple):
     pairs: list[dict[str, Any]]
 
 
+class Said(NamedTuple):
+    """A copy of who said what, so that nobody waits while it is counted."""
+
+    version: int
+    votes: dict[str, dict[str, Choice]]
+    """By task and person; second looks are left out."""
+    gold: dict[str, Choice]
+
+
+def copied(known: Standing) -> Said:
+    """What the figures are made of."""
+    votes = {task_id: _asked(votes) for task_id, votes in known.votes.items()}
+    return Said(known.version, votes, dict(known.gold))
+
+
 class Reader:
-    """Counts again only when there are other votes."""
+    """Counts again only when there are other votes, and once for all who ask."""
 
     def __init__(self) -> None:
         self._version, self._figures = -1, Figures(None, 0, [], [])
+        self._lock = threading.Lock()
 
-    def figures(self, known: Standing) -> Figures:
-        """The figures as they are now."""
-        if known.version != self._version:
-            self._figures, self._version = figures(known), known.version
-        return self._figures
+    def figures(self, said: Said) -> Figures:
+        """The figures as they were then, or newer."""
+        with self._lock:
+            if said.version > self._version:
+                self._figures, self._version = figures(said), said.version
+            return self._figures
 
 
 def disagreements(known: Standing) -> list[Disagreement]:
@@ -51,9 +69,9 @@ def disagreements(known: Standing) -> list[Disagreement]:
     found = []
     for task_id, votes in known.votes.items():
         said = _asked(votes)
-        looks = [name for name, one in votes.items() if one.source == SECOND_LOOK]
+        looks = {name: one.at for name, one in votes.items() if one.source == SECOND_LOOK}
         if task_id not in known.gold and len(set(said.values())) > 1:
-            found.append(Disagreement(task_id, said, looks[-1] if looks else ""))
+            found.append(Disagreement(task_id, said, max(looks, key=looks.__getitem__, default="")))
     return sorted(found, key=lambda one: bool(one.settled_by))
 
 
@@ -62,17 +80,17 @@ def _asked(votes: Mapping[str, Vote]) -> dict[str, Choice]:
     return {name: one.choice for name, one in votes.items() if one.source != SECOND_LOOK}
 
 
-def figures(known: Standing) -> Figures:
+def figures(found: Said) -> Figures:
     """Agreement over tasks that several people answered, gold questions apart, and each person on
     the gold questions."""
-    said = {task_id: _asked(votes) for task_id, votes in known.votes.items()}
+    said = found.votes
     names = sorted({name for one in said.values() for name in one})
-    asked = {task_id: one for task_id, one in said.items() if task_id not in known.gold}
+    asked = {task_id: one for task_id, one in said.items() if task_id not in found.gold}
     shared = [one for one in asked.values() if len(one) > 1]
     alpha = krippendorff_alpha(
         [[one.get(name) for one in shared] for name in names], num_resamples=NUM_RESAMPLES
     )
-    gold = [(right, said[one]) for one, right in known.gold.items() if one in said]
+    gold = [(right, said[one]) for one, right in found.gold.items() if one in said]
     people = [_person(name, asked, gold) for name in names]
     pairs = [_pair(a, b, shared) for a, b in combinations(names, 2)]
     met = sorted((one for one in pairs if one["num_tasks"]), key=lambda one: -one["num_tasks"])

@@ -31,10 +31,11 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from trueup.errors import DataError, RecordNotFound, TrueupError
+from trueup.label.config import LabelConfig
 from trueup.label.votes import SECOND_LOOK
 from trueup.privacy import Scrub
 from trueup.records import ReviewTask
-from trueup.review.agreement import Reader, disagreements
+from trueup.review.agreement import Reader, copied, disagreements
 from trueup.review.card import Pick, as_pick, card, read_said, to_pick
 from trueup.review.config import ReviewConfig
 from trueup.review.desk import Desk, Said
@@ -49,6 +50,8 @@ HERE = Path(__file__).parent
 COOKIE = "trueup_review"
 LOGIN_COOKIE = "trueup_review_login"
 MOST_LISTED = 200
+MOST_SHOWN = 200
+"""Characters of a prompt in a list."""
 
 
 class NotLoggedIn(Exception):
@@ -56,18 +59,29 @@ class NotLoggedIn(Exception):
 
 
 def create_app(
-    store: Store, config: ReviewConfig, overlap: int = 1, *, scrub: Scrub | None = None
+    store: Store,
+    config: ReviewConfig,
+    label: LabelConfig | None = None,
+    *,
+    scrub: Scrub | None = None,
 ) -> FastAPI:
     """The app; the store is the caller's to close.
 
     Args:
-        overlap: how many people answer each task of the open pool, `label.overlap`.
+        label: how many people answer each task of the open pool, and whose votes count.
         scrub: what takes out of comments and edits what must not be written.
     """
-    app = FastAPI(title="trueup review", docs_url=None, redoc_url=None, openapi_url=None)
-    app.state.store, app.state.config, app.state.overlap = store, config, overlap
+    label = label or LabelConfig()
+    app = FastAPI(
+        title="trueup review",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,  # such a redirect would go wherever the Host header says
+    )
+    app.state.store, app.state.config, app.state.overlap = store, config, label.overlap
     app.state.people = People(store, session_h=config.session_h)
-    app.state.desk = Desk(store, config, overlap, scrub=scrub)
+    app.state.desk = Desk(store, config, label, scrub=scrub)
     app.state.reader = Reader()
     app.mount("/static", StaticFiles(directory=HERE / "static"))
     for add in (_doors, _work, _leads, _admins):
@@ -106,8 +120,7 @@ def _form_token(
     csrf: Annotated[str, Form()] = "",
 ) -> None:
     _same_origin(request)
-    given = csrf or request.headers.get("x-csrf-token", "")
-    if not hmac.compare_digest(given.encode(), session.csrf.encode()):
+    if not _is_same(csrf or request.headers.get("x-csrf-token", ""), session.csrf):
         raise HTTPException(403, "This form is not from this session. Load the page again.")
 
 
@@ -117,12 +130,23 @@ def _same_origin(request: Request) -> None:
         raise HTTPException(403, "This form is from another site.")
 
 
+def _is_same(given: str, known: str) -> bool:
+    # a form may name an encoding that gives half a surrogate pair
+    return hmac.compare_digest(given.encode("utf-8", "replace"), known.encode("utf-8", "replace"))
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client else ""
+
+
 Asker = Annotated[Session, Depends(_session)]
 Lead = Annotated[Session, _at_least("lead")]
 Admin = Annotated[Session, _at_least("admin")]
 TOKEN = [Depends(_form_token)]
 Words = Annotated[list[str], Form()]
 Text = Annotated[str, Form()]
+# 10,000 characters by the box, which counts the end of a line once and sends it as two
+Comment = Annotated[str, Form(max_length=20_000)]
 
 
 # --- pages --------------------------------------------------------------------------------------
@@ -251,11 +275,10 @@ def _doors(app: FastAPI) -> None:
     def log_in(request: Request, name: Text = "", password: Text = "", csrf: Text = "") -> Response:
         _same_origin(request)
         known = request.cookies.get(LOGIN_COOKIE, "")
-        if not known or not hmac.compare_digest(known.encode(), csrf.encode()):
+        if not known or not _is_same(csrf, known):
             return ask(request, "This form had expired. Please try again.", 403)
-        address = request.client.host if request.client else ""
         try:
-            token = people.log_in(name, password, address=address)
+            token = people.log_in(name, password, address=_address(request))
         except TooManyAttempts as error:
             response = ask(request, f"{error.what}. Next: {error.next}.", 429)
             response.headers["Retry-After"] = "300"
@@ -284,7 +307,7 @@ def _doors(app: FastAPI) -> None:
     ) -> Response:
         name = session.person.name
         try:
-            if people.log_in(name, old) is None:
+            if people.log_in(name, old, address=_address(request)) is None:
                 raise DataError("The present password is not right")
             people.change(name, password=new, by=name)
         except DataError as error:
@@ -348,7 +371,7 @@ def _work(app: FastAPI) -> None:
         reasons_2: Words = [],  # noqa: B006
         edit_1: Text = "",
         edit_2: Text = "",
-        comment: Annotated[str, Form(max_length=10_000)] = "",
+        comment: Comment = "",
     ) -> Response:
         name, task = session.person.name, theirs(session, task_id)
         if choice == "skip":
@@ -413,16 +436,17 @@ def _leads(app: FastAPI) -> None:
     config: ReviewConfig = app.state.config
 
     def team_data() -> dict[str, Any]:
-        found, apart, num_gold = desk.read(
-            lambda known: (reader.figures(known), disagreements(known), len(known.gold))
+        said, apart, num_gold = desk.read(
+            lambda known: (copied(known), disagreements(known), len(known.gold))
         )
+        found = reader.figures(said)
         given = desk.open_assignments()
         rows = {one["name"]: one for one in found.people}
         blank = {"num_votes": 0, "num_gold": 0, "gold_right": None, "ties": 0}
         team = [
             {**blank, **rows.pop(one.name, {}), "name": one.name, "role": one.role}
             for one in people.all()
-            if one.is_active or one.name in rows
+            if one.is_active or one.name in rows or one.name in given
         ]
         team += [{**one, "role": ""} for one in rows.values()]  # votes from elsewhere
         for one in team:
@@ -456,7 +480,7 @@ def _leads(app: FastAPI) -> None:
             return _to(request, "/team", {"released": desk.release(release)})
         if not names or set(names) - active:
             raise HTTPException(422, "Say who gets the tasks: people who may log in.")
-        new = desk.assign(desk.unassigned(num), names, session.person.name)
+        new = desk.assign(desk.unassigned(num, names), names, session.person.name)
         return _to(request, "/team", {"assigned": new})
 
     @app.get("/second-look")
@@ -469,7 +493,7 @@ def _leads(app: FastAPI) -> None:
         rows = [
             {
                 "task": one.task_id,
-                "prompt": plain(tasks[one.task_id].prompt[-1].content[:200]),
+                "prompt": _start(tasks[one.task_id].prompt[-1].content),
                 "votes": _votes_as_seen(session.person, one.task_id, one.votes),
                 "settled_by": one.settled_by,
             }
@@ -504,13 +528,17 @@ def _leads(app: FastAPI) -> None:
         reasons_2: Words = [],  # noqa: B006
         edit_1: Text = "",
         edit_2: Text = "",
-        comment: Annotated[str, Form(max_length=10_000)] = "",
+        comment: Comment = "",
     ) -> Response:
         task, name = store.get(ReviewTask, task_id), session.person.name
         ticked, edits = {1: reasons_1, 2: reasons_2}, {1: edit_1, 2: edit_2}
         said = read_said(task, name, choice, config.rubric, ticked, edits, comment)
         desk.answer(name, task, said, source=SECOND_LOOK)
         return _to(request, "/second-look", {"task": task_id, "choice": choice})
+
+
+def _start(text: str) -> str:
+    return plain(text if len(text) <= MOST_SHOWN else text[: MOST_SHOWN - 1].rstrip() + "…")
 
 
 def _votes_as_seen(person: Person, task_id: str, votes: dict[str, Any]) -> list[dict[str, Any]]:

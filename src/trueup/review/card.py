@@ -21,6 +21,8 @@ Pick = Literal["1", "2", "tie", "bad"]
 PICKS: dict[Pick, Choice] = {"1": "first", "2": "second", "tie": "tie", "bad": "both bad"}
 MOST_CHARS = 100_000
 """Of a text, shown and mended; what is beyond is counted."""
+MOST_FIELD_BYTES = 1_000_000
+"""Of a field of a form, percent-encoded; Starlette refuses more than 1 MB."""
 
 
 def as_pick(word: str) -> Pick | None:
@@ -63,7 +65,7 @@ def card(
                 "chars_left_out": max(0, len(texts[at]) - MOST_CHARS),
                 "edited": edited,
                 "original": task.candidates[place].text[:MOST_CHARS],
-                "may_edit": len(task.candidates[place].text) <= MOST_CHARS,
+                "may_edit": _may_edit(task.candidates[place].text),
                 "ticked": [one for one in said.reasons[place] if one in rubric],
             }
         )
@@ -99,8 +101,8 @@ def read_said(
     mended: list[str | None] = []
     for place, number in enumerate(order):
         text, was = _unixed(edits.get(number) or ""), task.candidates[place].text
-        is_new = bool(text.strip()) and text.strip() != _unixed(was).strip()
-        mended.append(text if is_new and len(was) <= MOST_CHARS else None)
+        is_new = bool(text.strip()) and text.strip() not in _sent_back(was)
+        mended.append(text if is_new and _may_edit(was) else None)
     return Said(
         choice=to_choice(pick, name, task.id),
         reasons=tuple(tuple(one for one in rubric if one in ticked.get(n, ())) for n in order),
@@ -109,9 +111,21 @@ def read_said(
     )
 
 
+def _may_edit(text: str) -> bool:
+    """True for a text that fits into a field of a form, which every answer sends along."""
+    return len(text) <= MOST_CHARS and 3 * len(text.encode("utf-8", "replace")) <= MOST_FIELD_BYTES
+
+
 def _unixed(text: str) -> str:
-    """Browsers send every line of a box with CR LF at its end."""
-    return text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "")
+    """Browsers send every line of a box with CR LF at its end. Half a surrogate pair, which an odd
+    encoding of the form may give, cannot be kept."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "")
+    return text.encode("utf-8", "replace").decode()
+
+
+def _sent_back(text: str) -> tuple[str, str]:
+    """What may come back of a text that was left alone: a browser puts U+FFFD for NUL."""
+    return _unixed(text).strip(), _unixed(text.replace("\0", "\ufffd")).strip()
 
 
 def _turn(message: Message) -> dict[str, Any]:

@@ -1,10 +1,22 @@
 """Where the review page listens, what people are asked, and how many of them."""
 
-from pydantic import Field
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
 
 from trueup.config import StageConfig
 
 __all__ = ["ReviewConfig"]
+
+
+OUTCOMES = {"both bad", "withdrawn", "unsettled", "gold question"}
+"""What reasons of labels say already."""
+
+
+def _no_outcome(rubric: tuple[str, ...]) -> tuple[str, ...]:
+    if taken := OUTCOMES.intersection(rubric):
+        raise ValueError(f"{', '.join(sorted(taken))}: means something else as a reason")
+    return rubric
 
 
 class ReviewConfig(StageConfig):
@@ -20,7 +32,13 @@ class ReviewConfig(StageConfig):
     https: bool = False
     """True where a proxy in front speaks HTTPS: the cookies then never travel without it."""
 
-    rubric: tuple[str, ...] = ("Wrong", "Made up", "Misses the question", "Too long", "Unsafe")
+    rubric: Annotated[tuple[str, ...], AfterValidator(_no_outcome)] = (
+        "Wrong",
+        "Made up",
+        "Misses the question",
+        "Too long",
+        "Unsafe",
+    )
     """What may be wrong with an answer, to tick beside it. The ticks are the label's reasons."""
 
     guidelines: str = ""

@@ -9,15 +9,18 @@ import hashlib
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, and_, delete, func, insert, or_, select, text, update
+from sqlalchemy import Connection, and_, delete, exists, func, insert, or_, select, text, update
 
 from trueup.errors import DataError
+from trueup.label.config import LabelConfig
 from trueup.label.votes import REVIEW, Choice, choice_of, vote
+from trueup.label.weigh import fails_gold
 from trueup.privacy import Scrub
 from trueup.records import Completion, Label, ReviewTask
 from trueup.review.config import ReviewConfig
@@ -32,6 +35,8 @@ EDIT = "review:edit"
 
 DONE = ("vote", "skip")
 POSTGRES_LOCK = 8410
+KEPT_S = 7 * 24 * 3600.0
+"""How long somebody who opened a task may answer it, though it went to others meanwhile."""
 
 
 class Said(NamedTuple):
@@ -67,16 +72,23 @@ class Desk:
     """Hands out tasks and takes answers. Safe to use from several threads and processes."""
 
     def __init__(
-        self, store: Store, config: ReviewConfig, overlap: int = 1, *, scrub: Scrub | None = None
+        self,
+        store: Store,
+        config: ReviewConfig,
+        label: LabelConfig | None = None,
+        *,
+        scrub: Scrub | None = None,
     ) -> None:
         """
         Args:
-            overlap: how many people answer each task of the open pool.
+            label: `overlap` is how many people answer each task of the open pool; the votes of
+                whoever fails gold questions by its measure are not among them.
             scrub: what takes out of comments and edits what must not be written.
         """
-        self._store, self._config, self._overlap = store, config, overlap
+        self._store, self._config, self._label = store, config, label or LabelConfig()
         self._scrub: Scrub = scrub or (lambda record: record)
-        self._known, self._lock = Standing(), threading.RLock()
+        self._overlap = self._label.overlap
+        self._known, self._lock = Standing(self._overlap), threading.RLock()
 
     # --- what next ----------------------------------------------------------------------------
 
@@ -108,10 +120,9 @@ class Desk:
         num_ahead: int,
     ) -> Iterator[str]:
         """Tasks this person might get, the best first; some of them may be done."""
-        leases = _rows(connection, select(REVIEW_LEASES).order_by(REVIEW_LEASES.c.until))
-        live = [one for one in leases if one.until > now]
+        live = self._live_leases(connection, now)
         yield from (one.task_id for one in live if one.name == name)
-        given = _rows(connection, select(REVIEW_ASSIGNMENTS))
+        given = self._open_assignments(connection, known)
         mine = {one.task_id for one in given if one.name == name}
         yield from (one for one in known.tasks if one in mine)
         pool = self._pool(known, {one.task_id for one in given}, live, name)
@@ -127,16 +138,38 @@ class Desk:
     def _pool(
         self, known: Standing, given: set[str], live: Sequence[Any], name: str
     ) -> Iterator[str]:
-        """Tasks without an assignment that too few people have answered or are looking at."""
+        """Tasks that nobody has yet to do by assignment, and that too few people have answered or
+        are looking at. Whose votes gold questions left out does not fill a place."""
         looking: dict[str, set[str]] = {}
         for one in live:
             if one.name != name:
                 looking.setdefault(one.task_id, set()).add(one.name)
-        for task_id in known.tasks:
+        out = self._left_out(known)
+        # whose votes were left out makes tasks short that are not counted as such
+        for task_id in known.tasks if out else known.short:
             if task_id not in known.gold and task_id not in given:
-                people = known.votes.get(task_id, {}).keys() | looking.get(task_id, set())
+                people = known.votes.get(task_id, {}).keys() - out | looking.get(task_id, set())
                 if len(people - {name}) < self._overlap:
                     yield task_id
+
+    def _left_out(self, known: Standing) -> set[str]:
+        """Whose votes do not count, as `trueup.label.weigh` has it."""
+        marks = known.gold_marks.items()
+        return {name for name, (right, asked) in marks if fails_gold(right, asked, self._label)}
+
+    def _open_assignments(self, connection: Connection, known: Standing) -> list[Any]:
+        """Those that are neither answered nor skipped."""
+        given, mine = REVIEW_ASSIGNMENTS.c, REVIEW_HISTORY.c
+        skipped = and_(
+            mine.name == given.name, mine.task_id == given.task_id, mine.action == "skip"
+        )
+        query = select(REVIEW_ASSIGNMENTS).where(~exists().where(skipped))
+        nothing = set[str]()
+        return [
+            one
+            for one in _rows(connection, query)
+            if one.task_id not in known.by_person.get(one.name, nothing)
+        ]
 
     def _gold_for(self, name: str, known: Standing) -> list[str]:
         """Gold questions in an order of this person's own."""
@@ -155,13 +188,21 @@ class Desk:
             *connection.execute(skipped).scalars().all()
         }
 
+    def _live_leases(self, connection: Connection, now: float) -> Sequence[Any]:
+        """Who is looking at what, the first to run out first."""
+        held = REVIEW_LEASES.c
+        query = select(REVIEW_LEASES).where(held.until > now).order_by(held.until)
+        return _rows(connection, query)
+
     def _lease(
         self, connection: Connection, task_id: str, name: str, until: float, now: float
     ) -> None:
         """Keep a task for somebody; what they hold is shown in the order in which it runs out."""
         held = REVIEW_LEASES.c
         theirs = and_(held.task_id == task_id, held.name == name)
-        connection.execute(delete(REVIEW_LEASES).where(or_(theirs, held.until < now)))
+        # one that ran out keeps the task from nobody, but who is slow may still answer it
+        old = held.until < now - KEPT_S
+        connection.execute(delete(REVIEW_LEASES).where(or_(theirs, old)))
         row = {"task_id": task_id, "name": name, "until": until}
         connection.execute(insert(REVIEW_LEASES), [row])
 
@@ -189,19 +230,21 @@ class Desk:
             return None
         task = self._store.get(ReviewTask, last.task_id)
         said = self.said(name, task)
-        edits = json.dumps(self._write(name, task, Said(), "withdrawn", REVIEW))
         now = time.time()
         with self._writing() as (connection, _):
             held = REVIEW_LEASES.c
+            # in front of whatever they hold, so that it is shown when they load the page again, and
+            # theirs before the vote is gone, so that nobody else gets it in between
+            first = select(func.min(held.until)).where(held.name == name, held.until > now)
+            until = connection.execute(first).scalar() or now + self._config.lease_s
+            self._lease(connection, task.id, name, until - 1e-3, now)
+        edits = json.dumps(self._write(name, task, Said(), "withdrawn", REVIEW))
+        with self._writing() as (connection, _):
             connection.execute(
                 update(REVIEW_HISTORY)
                 .where(mine.seq == last.seq)
                 .values(action="undone", label_ids=edits)
             )
-            # in front of whatever they hold, so that it is shown when they load the page again
-            first = select(func.min(held.until)).where(held.name == name, held.until > now)
-            until = connection.execute(first).scalar() or now + self._config.lease_s
-            self._lease(connection, task.id, name, until - 1e-3, now)
         return task, said
 
     def said(self, name: str, task: ReviewTask) -> Said:
@@ -330,7 +373,7 @@ class Desk:
                 active.where(REVIEW_USERS.c.is_active.is_(True))
             ).scalar_one()
             mine = [known.votes[one][name] for one in known.by_person.get(name, ())]
-            given = sum(map(len, known.votes.values()))
+            given = sum(map(len, known.by_person.values()))
             num_asked, num_gold = len(known.tasks) - len(known.gold), len(known.gold)
         wanted = num_asked * self._overlap + num_gold * num_people
         of_today = sum(one.at >= today for one in mine)
@@ -339,51 +382,49 @@ class Desk:
     # --- a lead's -----------------------------------------------------------------------------
 
     def assign(self, task_ids: Iterable[str], names: Sequence[str], by: str) -> int:
-        """Give each of these people each of these tasks; how many were news to somebody. An
-        assigned task leaves the open pool."""
-        new = 0
+        """Give each of these people each of these tasks that they have not done; how many were
+        news to somebody. An assigned task leaves the open pool until all of them have done it."""
+        given = REVIEW_ASSIGNMENTS.c
         with self._writing() as (connection, _):
-            given = {
-                (one.task_id, one.name) for one in _rows(connection, select(REVIEW_ASSIGNMENTS))
-            }
-            for task_id in task_ids:
-                for name in names:
-                    if (task_id, name) not in given:
-                        row = {"task_id": task_id, "name": name, "assigned_by": by}
-                        connection.execute(insert(REVIEW_ASSIGNMENTS), [row])
-                        new += 1
-        return new
+            query = select(given.task_id, given.name)
+            known = {tuple(one) for one in connection.execute(query)}
+            done = {name: self._done(connection, name) for name in names}
+            rows = [
+                {"task_id": task_id, "name": name, "assigned_by": by}
+                for task_id in dict.fromkeys(task_ids)
+                for name in dict.fromkeys(names)
+                if (task_id, name) not in known and task_id not in done[name]
+            ]
+            if rows:
+                connection.execute(insert(REVIEW_ASSIGNMENTS), rows)
+        return len(rows)
 
     def release(self, name: str) -> int:
         """Put what was assigned to a person and not done back into the pool; how many tasks."""
         given = REVIEW_ASSIGNMENTS.c
-        with self._writing() as (connection, _):
-            done = self._done(connection, name)
-            query = select(given.task_id).where(given.name == name)
-            left = [one for one in connection.execute(query).scalars().all() if one not in done]
+        with self._writing() as (connection, known):
+            left = [one for one in self._open_assignments(connection, known) if one.name == name]
             for one in left:
-                theirs = and_(given.task_id == one, given.name == name)
+                theirs = and_(given.task_id == one.task_id, given.name == name)
                 connection.execute(delete(REVIEW_ASSIGNMENTS).where(theirs))
         return len(left)
 
-    def unassigned(self, limit: int) -> list[str]:
-        """The first tasks of the pool that nobody was given or holds; gold is not among them."""
+    def unassigned(self, limit: int, names: Sequence[str] = ()) -> list[str]:
+        """The first tasks of the pool that nobody was given or holds, and that somebody of these
+        people, if any are named, has not done; gold is not among them."""
         with self._reading() as (connection, known):
-            live = _rows(connection, select(REVIEW_LEASES))
-            live = [one for one in live if one.until > time.time()]
-            given = {one.task_id for one in _rows(connection, select(REVIEW_ASSIGNMENTS))}
-            pool = self._pool(known, given, live, "")
+            live = self._live_leases(connection, time.time())
+            held = {one.task_id for one in self._open_assignments(connection, known)}
+            held |= {one.task_id for one in live}
+            if names:
+                held |= set[str].intersection(*(self._done(connection, one) for one in names))
+            pool = self._pool(known, held, live, "")
             return [one for one, _ in zip(pool, range(limit), strict=False)]
 
     def open_assignments(self) -> dict[str, int]:
-        """How many assigned tasks each person still has to do."""
-        with self._reading() as (connection, _):
-            given = _rows(connection, select(REVIEW_ASSIGNMENTS))
-            done = {name: self._done(connection, name) for name in {one.name for one in given}}
-        left = dict.fromkeys(done, 0)
-        for one in given:
-            left[one.name] += one.task_id not in done[one.name]
-        return left
+        """How many assigned tasks each person still has to do, of those who have any."""
+        with self._reading() as (connection, known):
+            return dict(Counter(one.name for one in self._open_assignments(connection, known)))
 
     def read(self, reader: Any) -> Any:
         """`reader` of the tasks and votes as they are now, while nothing changes them."""
@@ -422,17 +463,19 @@ def _edit(
     task: ReviewTask, place: int, written: str | None, name: str, last: Label | None
 ) -> Label | None:
     """The label that prefers a person's text to the candidate it mends. Without a text, one that
-    takes the last edit back, if there is one."""
+    takes the last edit back, if there is one. What somebody makes of a gold question is kept, since
+    it looks like all others, and prefers nothing: gold teaches nothing."""
     if written is None and last is None:
         return None
     mended = Completion(text=written or "", finish_reason="stop")
     if written is None and last is not None:
         mended = last.candidates[0]
+    why = "withdrawn" if written is None else "gold question" if task.gold is not None else ""
     return Label(
         prompt=task.prompt,
         candidates=(mended, task.candidates[place]),
-        scores=(0.0, 0.0) if written is None else (1.0, 0.0),
-        reasons=(("withdrawn",), ("withdrawn",)) if written is None else (),
+        scores=(1.0, 0.0) if not why else (0.0, 0.0),
+        reasons=((why,), (why,)) if why else (),
         annotator=name,
         annotator_kind="human",
         interaction_id=task.interaction_id,

@@ -11,8 +11,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 __all__ = ["Guard"]
 
-MOST_BYTES = 2_000_000
-"""Of a form: two mended answers of 100,000 characters, percent-encoded, fit."""
+MOST_BYTES = 2_500_000
+"""Of a form: it holds both answers, mended or not, each a field of 1 MB at most, and a comment."""
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "

@@ -80,11 +80,13 @@ class People:
         Raises:
             DataError: the name is taken or odd, or the password is short.
         """
-        if not re.fullmatch(r"[\w.@+-]{1,64}", name):
+        # a name is part of an address: not a step up, and not another's twin in JSON
+        if not re.fullmatch(r"\w[\w.@+-]{0,63}", name) or name.endswith(".json"):
             raise DataError(
                 "This name cannot be used",
                 got=name,
-                expected="1 to 64 letters, digits or any of . _ @ + -",
+                expected="1 to 64 letters, digits or any of . _ @ + -, the first a letter or a "
+                "digit, the last not .json",
             )
         if self.get(name):
             raise DataError(
@@ -177,7 +179,8 @@ class People:
             TooManyAttempts: of this name or from this address, of late.
         """
         keys = (f"name {name[:64]}", f"address {address}")
-        self._check_attempts(keys)
+        # counted before it is known, so that many at once are no way around
+        at = self._count_attempt(keys)
         with self._reading() as connection:
             row = connection.execute(
                 select(REVIEW_USERS).where(REVIEW_USERS.c.name == name)
@@ -185,10 +188,8 @@ class People:
         kept = row.password if row else NOBODY
         is_right = self._is(password, kept) and row is not None and bool(row.is_active)
         if not is_right:
-            self._count_failure(keys)
             return None
-        with self._lock:
-            self._failures.pop(keys[0], None)
+        self._forget_attempt(keys, at)
         token = secrets.token_urlsafe(32)
         session = {
             "token": _hash(token),
@@ -228,26 +229,34 @@ class People:
     def _reading(self) -> Connection:
         return self._store.engine.execution_options(read_only=True).connect()
 
-    def _check_attempts(self, keys: tuple[str, ...]) -> None:
-        since = time.monotonic() - WINDOW_S
+    def _count_attempt(self, keys: tuple[str, ...]) -> float:
+        now = time.monotonic()
         with self._lock:
+            recent = {
+                key: [at for at in self._failures.get(key, ()) if at > now - WINDOW_S]
+                for key in keys
+            }
             for key in keys:
-                recent = [at for at in self._failures.get(key, ()) if at > since]
-                if len(recent) >= MOST_FAILURES:
+                if len(recent[key]) >= MOST_FAILURES:
                     raise TooManyAttempts(
                         "Too many failed logins",
                         expected=f"fewer than {MOST_FAILURES} in {WINDOW_S / 60:.0f} minutes",
                         next=f"wait {WINDOW_S / 60:.0f} minutes, or ask an admin",
                     )
-
-    def _count_failure(self, keys: tuple[str, ...]) -> None:
-        now = time.monotonic()
-        with self._lock:
             for key in keys:
-                recent = [at for at in self._failures.pop(key, ()) if at > now - WINDOW_S]
-                self._failures[key] = [*recent, now]
+                self._failures.pop(key, None)
+                self._failures[key] = [*recent[key], now]
             while len(self._failures) > MOST_KEYS:
                 self._failures.popitem(last=False)
+        return now
+
+    def _forget_attempt(self, keys: tuple[str, ...], at: float) -> None:
+        """The password was right: the name starts anew, the address loses this attempt alone."""
+        name, address = keys
+        with self._lock:
+            self._failures.pop(name, None)
+            if at in self._failures.get(address, ()):
+                self._failures[address].remove(at)
 
     def _scrypt(self, password: str, salt: bytes | None = None) -> str:
         salt = salt or secrets.token_bytes(16)

@@ -7,6 +7,7 @@ import socket
 import uvicorn
 
 from trueup.errors import ConfigError
+from trueup.label.config import LabelConfig
 from trueup.privacy import Scrub
 from trueup.review.app import create_app
 from trueup.review.config import ReviewConfig
@@ -23,12 +24,12 @@ def serve(
     config: ReviewConfig,
     listening: socket.socket,
     *,
-    overlap: int = 1,
+    label: LabelConfig | None = None,
     scrub: Scrub | None = None,
 ) -> None:
     """Serve until Ctrl-C or SIGTERM on what `listen` gave."""
     with contextlib.suppress(KeyboardInterrupt):  # the ordinary way to stop it
-        make_server(store, config, overlap, scrub=scrub).run(sockets=[listening])
+        make_server(store, config, label, scrub=scrub).run(sockets=[listening])
 
 
 def listen(store: Store, config: ReviewConfig) -> socket.socket:
@@ -68,12 +69,16 @@ def _is_loopback(host: str) -> bool:
 
 
 def make_server(
-    store: Store, config: ReviewConfig, overlap: int = 1, *, scrub: Scrub | None = None
+    store: Store,
+    config: ReviewConfig,
+    label: LabelConfig | None = None,
+    *,
+    scrub: Scrub | None = None,
 ) -> uvicorn.Server:
     """The server without its socket, for those who run it in a thread of their own."""
     return uvicorn.Server(
         uvicorn.Config(
-            create_app(store, config, overlap, scrub=scrub),
+            create_app(store, config, label, scrub=scrub),
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=GRACE_S,

@@ -104,7 +104,7 @@ def fleiss_kappa(
     items = [item for item in zip(*ratings, strict=True) if None not in item]
     if not items or len(ratings) < 2:
         return None
-    counts = _counts(items)
+    counts, times = _alike(_counts(items))
 
     def kappa(weights: np.ndarray) -> float | None:
         total, m = weights.sum(), len(ratings)
@@ -113,7 +113,7 @@ def fleiss_kappa(
         expected = float((shares**2).sum())
         return None if expected >= 1 else float((agreed - expected) / (1 - expected))
 
-    return _bootstrap(kappa, len(items), confidence, num_resamples, seed)
+    return _bootstrap(kappa, times, confidence, num_resamples, seed)
 
 
 def krippendorff_alpha(
@@ -141,7 +141,8 @@ def krippendorff_alpha(
     items = [item for item in items if len(item) >= 2]
     if not items:
         return None
-    counts, sizes = _counts(items), np.array([len(item) for item in items], float)
+    counts, times = _alike(_counts(items))
+    sizes = counts.sum(axis=1)
     x = None
     if level == "interval":
         x = np.array(sorted({one for item in items for one in item}), float)
@@ -149,7 +150,7 @@ def krippendorff_alpha(
     def alpha(weights: np.ndarray) -> float | None:
         return _alpha(counts, sizes, weights, level, x)
 
-    return _bootstrap(alpha, len(items), confidence, num_resamples, seed)
+    return _bootstrap(alpha, times, confidence, num_resamples, seed)
 
 
 def _alpha(
@@ -221,18 +222,27 @@ def _counts(items: Sequence[Sequence[Any]]) -> np.ndarray:
     return counts
 
 
+def _alike(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The items that differ in their counts, and how many there are of each: 100,000 items that two
+    people put into four categories are ten of them."""
+    return np.unique(counts, axis=0, return_counts=True)
+
+
 def _bootstrap(
-    figure: Any, num_items: int, confidence: float, num_resamples: int, seed: int
+    figure: Any, times: np.ndarray, confidence: float, num_resamples: int, seed: int
 ) -> Interval | None:
-    """A figure of item weights with its percentile interval; resamples in which it does not exist
-    are left out. None where it does not exist for the items themselves."""
-    estimate = figure(np.ones(num_items))
+    """A figure of items, each so many times, with its percentile interval; resamples in which it
+    does not exist are left out. None where it does not exist for the items themselves."""
+    num_items = int(times.sum())
+    estimate = figure(times.astype(float))
     if estimate is None:
         return None
-    draws = np.random.default_rng(seed).multinomial(
-        num_items, np.full(num_items, 1 / num_items), size=num_resamples
-    )
-    found = [value for weights in draws if (value := figure(weights.astype(float))) is not None]
+    random = np.random.default_rng(seed)
+    found = []
+    for _ in range(num_resamples):
+        weights = random.multinomial(num_items, times / num_items)
+        if (value := figure(weights.astype(float))) is not None:
+            found.append(value)
     if not found:
         return None
     low, high = np.quantile(found, [0.5 - confidence / 2, 0.5 + confidence / 2])

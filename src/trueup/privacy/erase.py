@@ -19,7 +19,7 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -398,22 +398,22 @@ def _catch_up(store: Store, forget: Forget | None) -> int:
     with store.reading() as connection:
         rows = connection.execute(select(ERASURES.c.id, ERASURES.c.details)).all()
         missing = {row.id: json.loads(row.details) for row in rows if row.id not in known}
-        gone: list[str] = []
+        gone: dict[str, str] = {}
         for part in _parts(list(missing)):
-            query = select(ERASED.c.id).where(ERASED.c.erasure.in_(part))
-            gone += connection.execute(query).scalars()
-    if missing:
+            query = select(ERASED.c.id, ERASED.c.erasure).where(ERASED.c.erasure.in_(part))
+            gone |= {row.id: row.erasure for row in connection.execute(query)}
+    if gone:
         _remove_files(store.folder, sorted({run for runs in missing.values() for run in runs}))
         _renew_cards(store)
         if forget is not None:
-            forget(gone)
-        _mark(store, missing)
-    return len(missing)
+            forget(list(gone))
+    _mark(store, missing)
+    return len(set(gone.values()))
 
 
-def _mark(store: Store, erasures: Iterable[str]) -> None:
+def _mark(store: Store, erasures: Collection[str]) -> None:
     """This machine's folder is done with these."""
-    if store.is_postgres:
+    if store.is_postgres and erasures:
         try:
             with (store.folder / MARKS).open("a") as marks:
                 marks.writelines(f"{one}\n" for one in erasures)

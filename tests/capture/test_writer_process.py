@@ -13,7 +13,7 @@ from trueup.capture import CaptureConfig, Recorder
 from trueup.capture.beside import WriterProcess, WriterSetup
 from trueup.capture.ledger import crashes
 from trueup.gateway.transcript import Heard
-from trueup.privacy import PrivacyConfig
+from trueup.privacy import PrivacyConfig, erase_user
 from trueup.records import Feedback, Interaction
 from trueup.store import Store
 
@@ -127,6 +127,17 @@ def test_a_complaint_recalls_what_the_rate_left_out(start) -> None:
     assert [one.id for one in store.all(Interaction)] == [found.id]
     told = recorder.counters
     assert told["recalled"] == told["captured"] == 1
+    balance(recorder)
+
+
+def test_a_complaint_to_either_process_brings_back_nobody_who_was_erased(start) -> None:
+    recorder, _, store = start(rate=0.0)
+    recorder.record_later(heard(1, user="ann"), size=100)
+    recorder.record(*heard(2, user="ann")())
+    assert recorder.flush()
+    erase_user(store, "ann")
+    assert not recorder.recall("r1", "t") and not recorder.recall("r2", "t")
+    assert not list(store.all(Interaction)) and recorder.counters["skipped_erased"] == 2
     balance(recorder)
 
 

@@ -3,13 +3,17 @@
 import json
 import random
 
+import httpx
 import pytest
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from trueup.capture import CaptureConfig
 from trueup.errors import StorageError
-from trueup.privacy import erase_user
+from trueup.gateway.app import create_app
+from trueup.gateway.config import ServeConfig
+from trueup.privacy import PrivacyConfig, Scrubber, erase_user
 from trueup.records import Feedback, Interaction
 from trueup.store import Store
 
@@ -327,3 +331,24 @@ def test_no_json_at_all_crashes_it(mirror) -> None:
         answer = mirror.http.post("/v1/capture", content=json.dumps(entries))
         assert answer.status_code in (200, 400), answer.text
     assert on_disk(mirror)  # and all of it can be read again
+
+
+def test_a_request_id_with_an_address_is_kept_as_a_pseudonym_and_feedback_finds_it(
+    tmp_path, run_app
+) -> None:
+    store = Store(tmp_path)
+    scrub = Scrubber(PrivacyConfig(), store)
+    config = ServeConfig(port=0, upstream="http://127.0.0.1:9/v1")
+    app = create_app(store, config, CaptureConfig(), None, scrub=scrub)
+    with run_app(app) as url, httpx.Client(base_url=url, timeout=30) as http:
+        for name in ("of ann@example.com", "of bob@example.com"):
+            entry = {"request": ASKED | {"stop": [name]}, "response": SAID, "request_id": name}
+            assert http.post("/v1/capture", json=entry).json()["captured"] == 1
+        said = {"request_id": "of bob@example.com", "rating": -1}
+        assert http.post("/v1/feedback", json=said).status_code == 200
+        assert http.post("/v1/feedback", json=said | {"request_id": "x@y.zz"}).status_code == 404
+    ann, bob = store.all(Interaction)
+    assert ann.request_id != bob.request_id and bob.request_id.startswith("request_")
+    assert "example.com" not in ann.model_dump_json() + bob.model_dump_json()
+    assert [one.interaction_id for one in store.all(Feedback)] == [bob.id]
+    store.close()

@@ -28,7 +28,7 @@ from trueup.capture.ledger import Ledger, crashes
 from trueup.capture.recall import Recall, size_of
 from trueup.capture.rules import why_left_out
 from trueup.errors import DataError, RecordNotFound, StorageError
-from trueup.privacy import Scrub
+from trueup.privacy import Scrub, Scrubber
 from trueup.records import Feedback, Interaction
 from trueup.store import Store
 
@@ -231,6 +231,11 @@ class Recorder:
         with self._lock:
             self._recalled += len(found)
         return found
+
+    def known_as(self, request_id: str) -> str:
+        """What this request id is in the store, where scrubbing may have changed it."""
+        scrub = self._scrub
+        return scrub.request_id(request_id) if isinstance(scrub, Scrubber) else request_id
 
     # --- what it all came to --------------------------------------------------------------------
 

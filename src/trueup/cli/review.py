@@ -42,7 +42,8 @@ def review(ctx: click.Context, port: int | None, as_json: bool) -> None:
         if not People(project.store).all():
             say("Nobody can log in yet. Next: trueup review user add NAME --role admin")
     with contextlib.suppress(KeyboardInterrupt):
-        serve(project.store, config, listening, overlap=project.config.label.overlap)
+        overlap = project.config.label.overlap
+        serve(project.store, config, listening, overlap=overlap, scrub=project.scrub)
 
 
 @review.group()

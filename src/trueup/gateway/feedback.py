@@ -80,7 +80,8 @@ class FeedbackRoute:
         self._recorder.flush()  # a quick user can be ahead of the writer
         if said.request_id:
             whose = {"tenant": tenant} if tenant else {}  # ids of two tenants may be the same
-            found = self._store.last(Interaction, request_id=said.request_id, **whose)
+            request_id = self._recorder.known_as(said.request_id)
+            found = self._store.last(Interaction, request_id=request_id, **whose)
         else:
             found = next(iter(self._store.get_all(Interaction, [said.interaction_id or ""])), None)
         if found and tenant and found.tenant != tenant:

@@ -32,6 +32,7 @@ from starlette.exceptions import HTTPException
 
 from trueup.errors import DataError, RecordNotFound, TrueupError
 from trueup.label.votes import SECOND_LOOK
+from trueup.privacy import Scrub
 from trueup.records import ReviewTask
 from trueup.review.agreement import Reader, disagreements
 from trueup.review.card import Pick, as_pick, card, read_said, to_pick
@@ -54,16 +55,19 @@ class NotLoggedIn(Exception):
     """The page is for people who are."""
 
 
-def create_app(store: Store, config: ReviewConfig, overlap: int = 1) -> FastAPI:
+def create_app(
+    store: Store, config: ReviewConfig, overlap: int = 1, *, scrub: Scrub | None = None
+) -> FastAPI:
     """The app; the store is the caller's to close.
 
     Args:
         overlap: how many people answer each task of the open pool, `label.overlap`.
+        scrub: what takes out of comments and edits what must not be written.
     """
     app = FastAPI(title="trueup review", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.store, app.state.config, app.state.overlap = store, config, overlap
     app.state.people = People(store, session_h=config.session_h)
-    app.state.desk = Desk(store, config, overlap)
+    app.state.desk = Desk(store, config, overlap, scrub=scrub)
     app.state.reader = Reader()
     app.mount("/static", StaticFiles(directory=HERE / "static"))
     for add in (_doors, _work, _leads, _admins):
@@ -282,7 +286,7 @@ def _doors(app: FastAPI) -> None:
         try:
             if people.log_in(name, old) is None:
                 raise DataError("The present password is not right")
-            people.change(name, password=new)
+            people.change(name, password=new, by=name)
         except DataError as error:
             expected = f"; expected {error.expected}" if error.expected else ""
             data = {"error": f"{error.what}{expected}."}
@@ -528,7 +532,8 @@ def _admins(app: FastAPI) -> None:
     def add(
         request: Request, session: Admin, name: Text = "", password: Text = "", role: Text = ""
     ) -> Response:
-        return attempt(request, session, lambda: people.add(name, password, as_role(role)))
+        by = session.person.name
+        return attempt(request, session, lambda: people.add(name, password, as_role(role), by=by))
 
     @app.post("/people/{name}", dependencies=TOKEN)
     def change(
@@ -547,6 +552,7 @@ def _admins(app: FastAPI) -> None:
                 role=as_role(role) if role else None,
                 password=password or None,
                 is_active=active == "yes" if active else None,
+                by=session.person.name,
             ),
         )
 

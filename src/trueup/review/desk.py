@@ -18,6 +18,7 @@ from sqlalchemy import Connection, and_, delete, func, insert, or_, select, text
 
 from trueup.errors import DataError
 from trueup.label.votes import REVIEW, Choice, choice_of, vote
+from trueup.privacy import Scrub
 from trueup.records import Completion, Label, ReviewTask
 from trueup.review.config import ReviewConfig
 from trueup.review.standing import Standing, Vote
@@ -65,12 +66,16 @@ class Progress(NamedTuple):
 class Desk:
     """Hands out tasks and takes answers. Safe to use from several threads and processes."""
 
-    def __init__(self, store: Store, config: ReviewConfig, overlap: int = 1) -> None:
+    def __init__(
+        self, store: Store, config: ReviewConfig, overlap: int = 1, *, scrub: Scrub | None = None
+    ) -> None:
         """
         Args:
             overlap: how many people answer each task of the open pool.
+            scrub: what takes out of comments and edits what must not be written.
         """
         self._store, self._config, self._overlap = store, config, overlap
+        self._scrub: Scrub = scrub or (lambda record: record)
         self._known, self._lock = Standing(), threading.RLock()
 
     # --- what next ----------------------------------------------------------------------------
@@ -229,6 +234,7 @@ class Desk:
             comment=said.comment,
             replaces=before.label_id if before else "",
         )
+        made = self._scrub(made)
         if before is None:
             is_new = choice != "withdrawn"
         else:
@@ -239,6 +245,7 @@ class Desk:
         kept: list[str] = []
         for place, last in enumerate(self._edits(name, task)):
             edit = _edit(task, place, said.edits[place], name, last)
+            edit = self._scrub(edit) if edit else None
             if edit and not (last and _content(last) == _content(edit)):
                 labels.append(edit)
                 last = edit

@@ -7,6 +7,7 @@ import socket
 import uvicorn
 
 from trueup.errors import ConfigError
+from trueup.privacy import Scrub
 from trueup.review.app import create_app
 from trueup.review.config import ReviewConfig
 from trueup.review.people import People
@@ -18,11 +19,16 @@ GRACE_S = 5
 
 
 def serve(
-    store: Store, config: ReviewConfig, listening: socket.socket, *, overlap: int = 1
+    store: Store,
+    config: ReviewConfig,
+    listening: socket.socket,
+    *,
+    overlap: int = 1,
+    scrub: Scrub | None = None,
 ) -> None:
     """Serve until Ctrl-C or SIGTERM on what `listen` gave."""
     with contextlib.suppress(KeyboardInterrupt):  # the ordinary way to stop it
-        make_server(store, config, overlap).run(sockets=[listening])
+        make_server(store, config, overlap, scrub=scrub).run(sockets=[listening])
 
 
 def listen(store: Store, config: ReviewConfig) -> socket.socket:
@@ -61,11 +67,13 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def make_server(store: Store, config: ReviewConfig, overlap: int = 1) -> uvicorn.Server:
+def make_server(
+    store: Store, config: ReviewConfig, overlap: int = 1, *, scrub: Scrub | None = None
+) -> uvicorn.Server:
     """The server without its socket, for those who run it in a thread of their own."""
     return uvicorn.Server(
         uvicorn.Config(
-            create_app(store, config, overlap),
+            create_app(store, config, overlap, scrub=scrub),
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=GRACE_S,

@@ -225,7 +225,7 @@ class Store:
         table = TABLES[kind]
         query = select(*(table.c[name] for name in columns)).order_by(table.c.seq)
         for name, value in equals.items():
-            query = query.where(table.c[name] == value)
+            query = query.where(table.c[name] == self.column(value))
         wanted = None if among is None else list(among)
         with self.reading() as connection:
             if wanted is None:

@@ -57,6 +57,8 @@ Forget = Callable[[Sequence[str]], object]
 TRAFFIC = (Interaction, Feedback, Flag, ReviewTask, Label, PreferencePair)
 """What goes with an interaction, whole."""
 AT_ONCE = 500
+EMPTY = "null"
+"""The details of an erasure that found nothing: no folder has anything to do for it."""
 READERS_WAIT_S = 10.0
 MARKS = "erasures.txt"
 """In a machine's folder beside a Postgres store: the erasures that the folder is done with."""
@@ -173,7 +175,7 @@ def _erase(
         plan = _plan(connection, query)
         if not plan.all_ids:
             if action == "erase":  # what somebody holds back for now is not to come after this
-                row = {"id": erasure, "started_at": _now(), "finished_at": _now(), "details": "[]"}
+                row = {"id": erasure, "started_at": _now(), "finished_at": _now(), "details": EMPTY}
                 connection.execute(insert(ERASURES), row)
                 # that somebody asked is worth a line, too
                 add_entry(connection, action, {**told, "removed": {}}, who=who)
@@ -396,7 +398,8 @@ def _catch_up(store: Store, forget: Forget | None) -> int:
     marks = store.folder / MARKS
     known = set(marks.read_text().split()) if marks.exists() else set[str]()
     with store.reading() as connection:
-        rows = connection.execute(select(ERASURES.c.id, ERASURES.c.details)).all()
+        query = select(ERASURES.c.id, ERASURES.c.details).where(ERASURES.c.details != EMPTY)
+        rows = connection.execute(query).all()
         missing = {row.id: json.loads(row.details) for row in rows if row.id not in known}
         gone: dict[str, str] = {}
         for part in _parts(list(missing)):

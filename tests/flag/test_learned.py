@@ -324,6 +324,20 @@ def test_the_furthest_point_comes_first() -> None:
     assert farthest(vectors, [], {1}, 3) == [1]
 
 
+@pytest.mark.parametrize("num_taken", [0, 1, 300])
+def test_the_furthest_points_are_those_of_the_slow_version(num_taken: int) -> None:
+    vectors = np.random.default_rng(num_taken).normal(size=(700, 16))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    taken, free, picked = list(range(num_taken)), set(range(num_taken, 690)), []
+    for _ in range(20):
+        far = [
+            (min((1 - vectors[n] @ vectors[t] for t in [*taken, *picked]), default=9.0), -n)
+            for n in free.difference(picked)
+        ]
+        picked.append(-max(far)[1])
+    assert farthest(vectors, taken, free, 20) == picked
+
+
 def test_the_share_of_weak_answers_is_that_of_all_traffic_whatever_was_flagged(
     store: Store,
 ) -> None:

@@ -171,6 +171,17 @@ def test_too_little_traffic_has_no_topics(store: Store, opened: Opener) -> None:
         find_topics(store, index, VectorsConfig())
 
 
+def test_more_topics_than_vectors_that_centres_are_fitted_to(
+    store: Store, opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trueup.vectors.topics.FITTED", 50)
+    rows, vectors = some_rows(100)
+    index = opened()
+    index.add(rows, vectors)
+    with pytest.raises(DataError, match="at least 61"):
+        find_topics(store, index, VectorsConfig(), k=60)
+
+
 def test_class_tf_idf_by_hand() -> None:
     """Three words a topic on average. In the first topic `red` is 2 of 3 words and 2 in all, `car`
     1 of 3 and 2 in all: 2/3 log(1 + 3/2) against 1/3 log(1 + 3/2)."""

@@ -22,6 +22,8 @@ __all__ = ["INCLUSION", "SLICE", "farthest", "is_drawn", "select", "weak_share"]
 INCLUSION, SLICE = "inclusion", "slice"
 """Keys of `Flag.signals`: the chance to be selected by any way, and that of the random slice."""
 
+AT_ONCE = 256  # vectors that the others are held against in one product
+
 
 def is_drawn(interaction_id: str, share: float) -> bool:
     """True for a share of all ids, the same ones each time."""
@@ -61,16 +63,18 @@ def select(
 
 def farthest(vectors_ND: np.ndarray, taken: Sequence[int], free: set[int], count: int) -> list[int]:
     """Up to `count` places of `free`, each the furthest from all that is taken by then."""
-    nearest = np.full(len(vectors_ND), np.inf)
-    for n in taken:
-        nearest = np.minimum(nearest, 1 - vectors_ND @ vectors_ND[n])
+    left = np.array(sorted(free), int)
+    x = vectors_ND[left]
+    nearest = np.full(len(left), np.inf)
+    for at in range(0, len(taken), AT_ONCE):
+        near = x @ vectors_ND[list(taken[at : at + AT_ONCE])].T
+        nearest = np.minimum(nearest, 1 - near.max(axis=1, initial=-np.inf))
     picked: list[int] = []
-    left = sorted(free)
-    while left and len(picked) < count:
-        best = max(left, key=lambda n: nearest[n])
-        picked.append(best)
-        left.remove(best)
-        nearest = np.minimum(nearest, 1 - vectors_ND @ vectors_ND[best])
+    while len(picked) < min(count, len(left)):
+        best = int(np.argmax(nearest))
+        picked.append(int(left[best]))
+        nearest = np.minimum(nearest, 1 - x @ x[best])
+        nearest[best] = -np.inf  # and stays so, under every minimum
     return picked
 
 

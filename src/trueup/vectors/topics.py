@@ -77,10 +77,13 @@ def find_topics(
         k: how many; 0 takes the number with the best silhouette.
 
     Raises:
-        DataError: fewer different vectors than topics, or than four.
+        DataError: fewer different vectors than topics, or than four, among those that the centres
+            are fitted to.
     """
     rows, vectors = index.read(where)
-    different = len(np.unique(vectors.round(5), axis=0))
+    chance = np.random.default_rng(seed)
+    sample = chance.permutation(len(rows))[:FITTED]
+    different = len(np.unique(vectors[sample].round(5), axis=0))
     if different < max(4, k + 1):
         raise DataError(
             "There is too little embedded traffic to find topics in",
@@ -88,8 +91,6 @@ def find_topics(
             expected=f"at least {max(4, k + 1)}",
             next="capture more and run trueup embed, or widen the filter",
         )
-    chance = np.random.default_rng(seed)
-    sample = chance.permutation(len(rows))[:FITTED]
     tried = [k] if k else [one for one in CHOICES if one < min(different, len(sample))]
     fitted = [_fit(vectors[sample], one, seed) for one in tried]
     centres, silhouette = max(fitted, key=lambda one: one[1])

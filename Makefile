@@ -4,14 +4,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help setup quickstart test test-vllm test-label-studio lint docs bench bench-import \
-	bench-train bench-online bench-gateway bench-vectors science clean
+.PHONY: help setup quickstart test test-vllm test-label-studio test-presidio lint docs bench \
+	bench-import bench-train bench-online bench-gateway bench-vectors science clean
 
 help:
 	@echo "make quickstart   set up, then turn the loop once on a real model"
 	@echo "make test         set up, then run the tests"
 	@echo "make test-vllm    the same against a real vLLM server on the CPU (3.5 GB to install)"
 	@echo "make test-label-studio  labels out and back with a real Label Studio (1 GB to install)"
+	@echo "make test-presidio  names and places scrubbed by the real Presidio (0.4 GB to install)"
 	@echo "make lint         ruff and pyright"
 	@echo "make docs         write the generated pages again"
 	@echo "make bench        measure (slow; results go into LOG.md)"
@@ -64,6 +65,17 @@ $(STUDIO_VENV)/.ready: tests/label_studio_live/requirements.txt
 test-label-studio: setup $(STUDIO_VENV)/.ready
 	OMP_NUM_THREADS=1 TRUEUP_LABEL_STUDIO_PYTHON=$(STUDIO_VENV)/bin/python $(BIN)/python -m pytest -s tests/label_studio_live/live.py
 
+# spaCy pins what others do not want
+PRESIDIO_VENV := .venv-presidio
+$(PRESIDIO_VENV)/.ready: tests/privacy/presidio-requirements.txt
+	$(PYTHON) -m venv $(PRESIDIO_VENV)
+	$(PRESIDIO_VENV)/bin/pip install --quiet --disable-pip-version-check --requirement tests/privacy/presidio-requirements.txt
+	touch $@
+
+# names and places, by the real library and a small trained model
+test-presidio: $(PRESIDIO_VENV)/.ready
+	PYTHONPATH=src $(PRESIDIO_VENV)/bin/python -m pytest tests/privacy/test_presidio.py
+
 lint: setup
 	$(BIN)/ruff check src tests examples docs benchmarks
 	$(BIN)/ruff format --check src tests examples docs benchmarks
@@ -96,4 +108,4 @@ science: setup
 	$(BIN)/python benchmarks/science/run.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) $(STUDIO_VENV) .venv-ppo .venv-litellm quickstart build src/*.egg-info
+	rm -rf $(VENV) $(VLLM_VENV) $(STUDIO_VENV) $(PRESIDIO_VENV) .venv-ppo .venv-litellm quickstart build src/*.egg-info

@@ -6,7 +6,8 @@ own. The load comes from `wrk`. All three take turns within a round, so that wha
 does hits them alike; what is printed are medians over the rounds. Afterwards every request that was
 answered must be in the store.
 
-    python benchmarks/gateway.py [--quick] [--rounds N] [--seconds S] [--no-litellm] [--json]
+    python benchmarks/gateway.py [--quick] [--rounds N] [--seconds S] [--no-litellm] [--bare]
+                                 [--json]
 """
 
 import argparse
@@ -238,6 +239,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trueup-gateway-")))
         mock, gateway, other = (free_port() for _ in range(3))
         command = [sys.executable, str(ROOT / "benchmarks" / "gateway_mock.py"), str(mock)]
+        command += ["--bare"] if args.bare else []
         stack.enter_context(process(command, mock, "/", folder / "mock.log"))
         sides = [Side("mock", mock, key), Side("trueup", gateway, key)]
         if program := litellm(make=True) if with_litellm else None:
@@ -263,6 +265,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         lines = (folder / "gateway.log").read_text().count('"/v1/chat/completions"')
     return {
         "machine": {"cpu": cpu_name(), "cores": num_cores(), "commit": commit()},
+        "mock": "bare ASGI" if args.bare else "Starlette",
         "rounds": rounds,
         "seconds": seconds,
         "sides": {
@@ -385,7 +388,8 @@ def show(found: dict[str, Any]) -> None:
     """The table and the ratios."""
     machine = found["machine"]
     print(f"{machine['cpu']}, {machine['cores']} cores, commit {machine['commit']}")
-    print(f"medians of {found['rounds']} rounds of {found['seconds']} s\n")
+    told = f"medians of {found['rounds']} rounds of {found['seconds']} s"
+    print(f"{told}; the mock is {found['mock']}\n")
     print(f"{'case':<13}{'side':<10}{'rate /s':>10}{'p50 ms':>9}{'p99 ms':>9}")
     for case in CASES:
         for name, of in found["sides"].items():
@@ -417,6 +421,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="rounds [5]")
     parser.add_argument("--seconds", type=int, help="of load for each figure [8]")
     parser.add_argument("--no-litellm", action="store_true", help="the mock and trueup alone")
+    parser.add_argument("--bare", action="store_true", help="a mock of bytes alone, no framework")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     args = parser.parse_args()
     try:

@@ -1,17 +1,24 @@
 """An upstream that answers at once: the yardstick that the gateway is measured with.
 
-    python benchmarks/gateway_mock.py PORT
+    python benchmarks/gateway_mock.py PORT [--bare]
 
-Raw ASGI on uvicorn with uvloop and httptools, so that little else than HTTP is in its figures. Each
-answer has an id of its own; a stream has 20 events.
+Starlette on uvicorn with uvloop and httptools, reading the request's JSON and writing its own, as
+the servers do that one puts a gateway in front of (vLLM's is FastAPI, which does more). With
+`--bare` it is raw ASGI that reads and writes nothing but bytes: little else than HTTP is then in
+its figures. Each answer has an id of its own; a stream has 20 events.
 """
 
 import itertools
 import json
 import sys
+from collections.abc import AsyncIterator
 from typing import Any
 
 import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
 
 NUMBERS = itertools.count()
 TEXT = "Hold the button for ten seconds, then let it go and wait for the light to turn green."
@@ -20,7 +27,21 @@ JSON = [(b"content-type", b"application/json")]
 EVENTS = [(b"content-type", b"text/event-stream; charset=utf-8")]
 
 
-async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+async def complete(request: Request) -> Response:
+    """A chat completion."""
+    asked = await request.json()
+    answer_id = f"chatcmpl-{next(NUMBERS):032x}"
+    if asked.get("stream"):
+        return StreamingResponse(_events(answer_id), media_type="text/event-stream")
+    return JSONResponse(ANSWER | {"id": answer_id})
+
+
+async def _events(answer_id: str) -> AsyncIterator[bytes]:
+    for event in STREAM:
+        yield event.replace(b"ANSWER", answer_id.encode())
+
+
+async def bare(scope: dict[str, Any], receive: Any, send: Any) -> None:
     """Any POST is a chat completion, anything else is `ok`."""
     if scope["type"] != "http":
         return
@@ -63,23 +84,28 @@ STREAM = [
     _event({}, "stop"),
     b"data: [DONE]\n\n",
 ]
-WHOLE = json.dumps(
-    {
-        "id": "ANSWER",
-        "object": "chat.completion",
-        "created": 1,
-        "model": "mock",
-        "choices": [
-            {"index": 0, "message": {"role": "assistant", "content": TEXT}, "finish_reason": "stop"}
-        ],
-        "usage": USAGE,
-    }
-).encode()
+ANSWER = {
+    "id": "ANSWER",
+    "object": "chat.completion",
+    "created": 1,
+    "model": "mock",
+    "choices": [
+        {"index": 0, "message": {"role": "assistant", "content": TEXT}, "finish_reason": "stop"}
+    ],
+    "usage": USAGE,
+}
+WHOLE = json.dumps(ANSWER).encode()
+APP = Starlette(
+    routes=[
+        Route("/v1/chat/completions", complete, methods=["POST"]),
+        Route("/", lambda _: PlainTextResponse("ok")),
+    ]
+)
 
 
 if __name__ == "__main__":
     uvicorn.run(
-        app,
+        bare if "--bare" in sys.argv else APP,
         port=int(sys.argv[1]),
         loop="uvloop",
         http="httptools",

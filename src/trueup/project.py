@@ -34,6 +34,7 @@ from trueup.train.config import TrainConfig
 from trueup.vectors.config import VectorsConfig
 
 if TYPE_CHECKING:
+    from trueup.capture.beside import WriterProcess
     from trueup.vectors import Index
 
 __all__ = ["Config", "Project"]
@@ -105,6 +106,14 @@ class Project:
         if asked.scrubber == "off" and not asked.pseudonyms:
             return None
         return Scrubber(asked, self.store)
+
+    def writer(self) -> "WriterProcess":
+        """A new process that writes captures with this project's settings."""
+        from trueup.capture.beside import WriterProcess, WriterSetup
+
+        url = address(self.config.store)
+        asked = self.config
+        return WriterProcess(WriterSetup(self.store.folder, url, asked.capture, asked.privacy))
 
     def forget(self, ids: Sequence[str]) -> None:
         """Take the vectors of erased interactions out of the index, every embedder's."""

@@ -124,7 +124,7 @@ class Sampling(Value, _Grown):
 
     later = ("top_k", "min_p", "stop", "best_of")
 
-    temperature: float = Field(default=1.0, ge=0)
+    temperature: FiniteFloat = Field(default=1.0, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
     top_k: int = Field(default=0, ge=0)
     """Only the k likeliest tokens; 0 is all of them."""

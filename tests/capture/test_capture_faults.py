@@ -110,7 +110,7 @@ def test_a_commit_that_arrived_before_the_kill_is_not_called_lost(store, tmp_pat
         ledger = Ledger(store.folder)
         batch = [interaction(f"{arrives}-{i}") for i in range(10)]
         ledger.accept(14)
-        ledger.begin(10, batch[0].id)
+        ledger.begin([one.id for one in batch])
         if arrives:
             store.add_all(batch)
         ledger._words.release()  # as the kernel does it
@@ -118,6 +118,28 @@ def test_a_commit_that_arrived_before_the_kill_is_not_called_lost(store, tmp_pat
         ledger._file.close()
         found = crashes(store)[-1]
         assert (found.accepted, found.lost) == (14, 4 if arrives else 14)
+
+
+@pytest.mark.parametrize("number", [2, 600])
+def test_a_commit_that_began_with_what_was_there_is_not_called_arrived(store, number) -> None:
+    """The first of it was in the store before, and one was erased; the others never came."""
+    from trueup.privacy import erase_user
+
+    batch = [interaction(f"{number}-{i}") for i in range(number)]
+    gone = Interaction(**{**dict(interaction("gone")), "id": "", "user": "ann"})
+    store.add_all([batch[0], gone])
+    erase_user(store, "ann")
+    for arrives in (False, True):
+        ledger = Ledger(store.folder)
+        ledger.accept(number + 1)
+        ledger.begin([batch[0].id, gone.id, *(one.id for one in batch[1:])])
+        if arrives:
+            store.add_all([*batch, gone])
+        ledger._words.release()  # as the kernel does it
+        ledger._page.close()
+        ledger._file.close()
+        found = crashes(store)
+        assert sum(one.lost for one in found) == number + 1  # of the first round
 
 
 def test_the_account_of_a_living_process_is_left_alone(store) -> None:
@@ -201,3 +223,39 @@ def test_a_full_disk_that_gets_room_again_costs_nothing(tmp_path: Path) -> None:
     full, after, num_stored = json.loads(done.stdout)
     assert full["retries"] and full["captured"] < 200 and full["failed"] == 0
     assert after["captured"] == num_stored == 200 and after["failed"] == after["dropped"] == 0
+
+
+def test_a_postgres_that_fails_over_costs_nothing(tmp_path, postgres_url) -> None:
+    """Its stand-in is read-only until it is made the first: what came in meanwhile is kept."""
+    import psycopg
+
+    def failed_over(is_read_only: bool) -> None:
+        with psycopg.connect(postgres_url, autocommit=True) as connection:
+            connection.execute("SET default_transaction_read_only = off")
+            name = connection.info.dbname
+            state = "on" if is_read_only else "off"
+            connection.execute(
+                f'ALTER DATABASE "{name}" SET default_transaction_read_only = {state}'
+            )
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+
+    store = Store(tmp_path, url=postgres_url)
+    recorder = Recorder(store, CaptureConfig(commit_ms=1))
+    recorder.record(interaction("before"))
+    assert recorder.flush(60)
+    failed_over(True)
+    for i in range(20):
+        recorder.record(interaction(f"r{i}"))
+    deadline = time.monotonic() + 30
+    while recorder.counters["retries"] < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert recorder.counters["waiting"] == 20
+    failed_over(False)
+    assert recorder.flush(60)
+    counts = recorder.counters
+    assert (counts["captured"], counts["failed"], store.count(Interaction)) == (21, 0, 21)
+    recorder.close()
+    store.close()

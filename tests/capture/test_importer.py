@@ -14,6 +14,7 @@ import pytest
 from trueup.capture.importer import BATCH_ROWS, ImportResult, import_file
 from trueup.capture.shapes import SHAPES, Origin, Skip, to_record
 from trueup.errors import ConfigError, DataError
+from trueup.privacy import PrivacyConfig, Scrubber, erase_user
 from trueup.records import Interaction, Label
 from trueup.store import Store
 
@@ -329,6 +330,47 @@ def test_who_judged_can_be_said(store, tmp_path):
     path = write(tmp_path / "rows.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "c"}])
     import_file(store, path, annotator_kind="llm")
     assert store.count(Label, annotator_kind="llm", annotator="import:rows.jsonl") == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "user", "tenant"),
+    [
+        ({}, None, None),
+        ({"user": "ann", "tenant": "blue"}, "ann", "blue"),
+        ({"user_id": 17}, "17", None),
+        ({"safety_identifier": "s", "user_id": "u"}, "u", None),
+        ({"user": None, "user_id": "", "safety_identifier": "s"}, "s", None),
+        ({"user": {"name": "ann"}, "tenant": True}, None, None),
+        ({"user": 10**30, "tenant": ["blue"]}, None, None),
+    ],
+)
+def test_whose_a_row_is_is_kept(store, tmp_path, more, user, tenant):
+    shapes = [
+        {"prompt": "Hello", "completion": "Hi there"},
+        {"messages": [HELLO, {"role": "assistant", "content": "Hi."}]},
+        {"conversations": [{"from": "human", "value": "Yo"}, {"from": "gpt", "value": "Hi."}]},
+    ]
+    path = write(tmp_path / "log.jsonl", [one | more for one in shapes])
+    assert import_file(store, path).interactions == 3
+    assert {(one.user, one.tenant) for one in store.all(Interaction)} == {(user, tenant)}
+    assert store.count(Interaction, user=user) == 3 or user is None
+
+
+def test_users_of_a_file_are_pseudonyms_and_can_be_erased(store, tmp_path):
+    row = {"prompt": "Hello", "completion": "Hi there"}
+    lines = [row | {"user": "ann", "tenant": t} for t in ("a", "b")] + [row | {"user": "bob"}]
+    path = write(tmp_path / "log.jsonl", lines)
+    scrub = Scrubber(PrivacyConfig(), store)
+    assert import_file(store, path, scrub=scrub).new == 3
+    users = [one.user for one in store.all(Interaction)]
+    assert len(set(users)) == 3 and all(one and one.startswith("user_") for one in users)
+    assert erase_user(store, "ann").removed == {"interaction": 2}
+    assert import_file(store, path, scrub=scrub).new == 0 and store.count(Interaction) == 1
+
+
+def test_a_user_that_is_no_unicode_is_a_skip():
+    row = {"prompt": "Hello", "completion": "Hi there", "user": "half \ud800"}
+    assert reason(row) == "text is not valid Unicode"
 
 
 def test_importing_twice_adds_nothing(store, tmp_path):

@@ -47,8 +47,9 @@ def random_row(generator: random.Random) -> dict:
             del turns[generator.randrange(len(turns))]
     if generator.random() < 0.3:
         key = generator.choice(
-            ["label", "chosen", "rejected", "system", "prompt", "completion", "messages", "id"]
-        )
+            ["label", "chosen", "rejected", "system", "prompt", "completion", "messages", "id",
+             "user", "user_id", "safety_identifier", "tenant"]
+        )  # fmt: skip
         row[key] = generator.choice([None, True, "", "x", 0, [], [{"role": "user"}]])
     if generator.random() < 0.03:
         row["prompt"], row["completion"] = "half \ud800", "x"

@@ -115,6 +115,91 @@ def test_a_record_that_cannot_be_written_fails_alone(store) -> None:
     recorder.close()
 
 
+def test_records_that_cannot_be_written_do_not_cost_the_others_their_shared_commit(store) -> None:
+    recorder = Recorder(store, CaptureConfig())
+    store.may_write.clear()
+    for i in range(250):
+        recorder.record(interaction(f"r{i}", "half: \ud800" if i % 50 == 7 else "fine"))
+    store.may_write.set()
+    assert recorder.flush(60)
+    assert recorder.counters["failed"] == 5 and recorder.counters["captured"] == 245
+    assert store.count(Interaction) == 245 and len(store.commits) <= 8
+    recorder.close()
+
+
+@pytest.mark.parametrize(
+    ("complaint", "may_pass"),
+    [
+        ("database is locked", True),
+        ("deadlock detected\nDETAIL:  Process 7 waits for ShareLock", True),
+        ("could not serialize access due to concurrent update", True),
+        ("cannot execute INSERT in a read-only transaction", True),
+        ("FATAL:  the database system is in recovery mode", True),
+        ("FATAL:  the database system is starting up", True),
+        ("FATAL:  the database system is shutting down", True),
+        ("FATAL:  the database system is not yet accepting connections", True),
+        ("FATAL:  sorry, too many clients already", True),
+        ("attempt to write a readonly database", False),
+        ("no such table: interaction", False),
+        ("database disk image is malformed", False),
+    ],
+)
+def test_what_passes_is_tried_again(store, complaint, may_pass) -> None:
+    """As SQLite and Postgres say it."""
+    refused = []
+    write = Store.add_all
+
+    def add_all(records) -> int:
+        if not refused:
+            refused.append(1)
+            raise StorageError("No", got=complaint, expected="", next="")
+        return write(store, records)
+
+    store.add_all = add_all
+    recorder = Recorder(store, CaptureConfig())
+    recorder.record(interaction("r"))
+    assert recorder.flush(60)
+    counts = recorder.counters
+    assert (counts["captured"], counts["retries"]) == ((1, 1) if may_pass else (0, 0))
+    recorder.close()
+
+
+def test_a_commit_that_arrived_although_it_seemed_to_fail_is_captured(store) -> None:
+    write = store.add_all
+    num_tries = []
+
+    def add_all(records) -> int:
+        new = write(records)
+        num_tries.append(new)
+        if len(num_tries) == 1:  # the server was gone before it could say so
+            raise StorageError("No", got="connection lost", expected="", next="")
+        return new
+
+    store.add_all = add_all
+    recorder = Recorder(store, CaptureConfig(commit_ms=200))
+    recorder.record(interaction("a"), interaction("b"))
+    assert recorder.flush(60)
+    assert num_tries == [2, 0]
+    assert recorder.counters["captured"] == 2 and recorder.counters["skipped_known"] == 0
+    recorder.close()
+
+
+def test_feedback_on_what_was_erased_meanwhile_is_not_called_kept(store) -> None:
+    from trueup.errors import RecordNotFound
+    from trueup.privacy import erase_user
+
+    recorder = Recorder(store, CaptureConfig())
+    one = interaction("r").model_copy(update={"user": "ann", "id": ""})
+    one = Interaction.model_validate(one.model_dump())
+    store.add(one)
+    said = Feedback(interaction_id=one.id, rating=1)
+    assert recorder.feedback(said) == recorder.feedback(said)  # twice is once
+    erase_user(store, "ann")
+    with pytest.raises(RecordNotFound, match="was erased"):
+        recorder.feedback(Feedback(interaction_id=one.id, rating=-1))
+    recorder.close()
+
+
 def test_a_record_that_cannot_be_made_raises_nothing(store) -> None:
     recorder = Recorder(store, CaptureConfig())
     recorder.record_from(lambda: [interaction(None)])

@@ -54,6 +54,11 @@ def test_questions_go_in_and_labels_come_out(
     assert run(folder, "tasks", "import", str(out)) == 0
     assert "0 new votes, 4 known" in capsys.readouterr().out
 
+    assert run(folder, "audit-trail", "--json") == 0
+    (line,) = json.loads(capsys.readouterr().out)["entries"]
+    assert (line["action"], line["details"]["what"]) == ("export", "tasks")
+    assert line["details"]["to"] == str(out)
+
     assert run(folder, "tasks", "settle", "--json") == 0
     assert json.loads(capsys.readouterr().out) == {"labels": 3, "waiting": 0, "unsettled": 0}
     assert run(folder, "annotators", "--json") == 0

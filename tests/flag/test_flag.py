@@ -1,13 +1,14 @@
 """Flags: each cheap signal by itself, and a step that runs again without doing anything twice."""
 
 import sqlite3
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from trueup.errors import StorageError
-from trueup.flag import FlagConfig, run
+from trueup.flag import FLAGGER, FlagConfig, run
 from trueup.flag.signals import Population, repetition, signals
 from trueup.records import Completion, Feedback, Flag, Interaction, Message
 from trueup.store import Store
@@ -185,6 +186,30 @@ def test_feedback_that_came_after_the_first_flag_gives_one_second_flag(store: St
     store.add(Feedback(interaction_id=one.id, edit="4 h."))
     assert run(store, FlagConfig()) == [], "it is raised already"
     assert [f.raised for f in store.each(Flag)] == [False, True]
+
+
+def test_a_thumb_up_gives_nothing_to_look_at_again(store: Store) -> None:
+    """Or every liked answer would be scored anew by each call, and flagged by another threshold."""
+    one = interaction("A charge takes 4 hours somewhere.")
+    store.add(one)
+    assert not run(store, FlagConfig())[0].raised
+    store.add(Feedback(interaction_id=one.id, rating=1))
+    assert run(store, FlagConfig(threshold=0.001, max_ungrounded=0.001)) == []
+
+
+def test_what_was_examined_before_is_not_kept_in_memory(store: Store) -> None:
+    old = [interaction("long words " * 200, name=str(n)) for n in range(5_000)]
+    store.add_all(old)
+    store.add_all(
+        Flag(interaction_id=one.id, flagger=FLAGGER, score=0, raised=False) for one in old
+    )
+    store.add(interaction("A new one.", name="new"))
+    del old
+    tracemalloc.start()
+    assert len(run(store, FlagConfig())) == 1
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 9e6, "11 MB of text are there"
 
 
 def test_flags_of_another_flagger_do_not_count_as_examined(store: Store) -> None:

@@ -9,13 +9,16 @@ import pytest
 
 from trueup.errors import ConfigError, DataError
 from trueup.flag import FlagConfig, Parts, SelectConfig, retrain, run, train, weak_share
-from trueup.flag.keeping import current
+from trueup.flag.keeping import current, known_of
+from trueup.flag.learn import RECIPES, fit
 from trueup.flag.select import INCLUSION, SLICE, farthest, is_drawn
+from trueup.flag.signals import Population
 from trueup.flag.truth import truths, weak_by
 from trueup.judges.config import EndpointConfig
 from trueup.judges.scripted import ScriptedJudge, running
 from trueup.models.embedder import lexical
 from trueup.records import Completion, Feedback, Flag, Interaction, Label, Message
+from trueup.stats.ranking import average_precision
 from trueup.store import Store
 
 
@@ -107,7 +110,75 @@ def test_both_bad_is_weak_and_what_was_taken_back_says_nothing(store: Store) -> 
     assert truths(store) == {}, "the votes carry it no longer"
 
 
+def test_the_newest_thumb_speaks_and_what_broke_off_is_neither(store: Store) -> None:
+    one, broken = asked(1, "own"), asked(2, "ow", error="timeout")
+    store.add(one, broken)
+    store.add(Feedback(interaction_id=one.id, rating=-1), Feedback(interaction_id=one.id, rating=1))
+    store.add(Feedback(interaction_id=broken.id, rating=-1))
+    assert truths(store) == {one.id: False}
+
+
 # --- the learned flagger ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("weak", "fine"), [(1, 60), (2, 60), (60, 1), (1, 1)])
+def test_labels_of_too_few_prompts_teach_nothing_and_stop_nothing(
+    store: Store, weak: int, fine: int
+) -> None:
+    for n in range(120):
+        many, side = (weak, "weak") if n % 2 else (fine, "fine")
+        one = asked(n, f"{side} {n}").model_copy(
+            update={"prompt": (Message(role="user", content=f"{side} {n % many}?"),)}
+        )
+        store.add(one, label(one, *((0, 1) if n % 2 else (1, 0))))
+    done = train(store, FlagConfig(), None)
+    assert done.learned is None and not done.is_used
+    assert "too few prompts" in done.reason
+
+
+def test_an_old_one_that_knows_its_labels_by_heart_does_not_stay_for_that(store: Store) -> None:
+    """Trees fit their own labels nearly to the last one; asked about those, they beat everything
+    that is measured out of fold."""
+    words = ["perhaps", "river", "34", "the", "Is", "Green,", "dog;", *"abcdefghijk"]
+    chance = np.random.default_rng(0)
+
+    def more(start: int, end: int) -> None:
+        for n in range(start, end):
+            said = chance.choice(words, chance.integers(3, 30))
+            weak = chance.random() < (0.75 if "perhaps" in said else 0.35)
+            one = asked(n, " ".join(said))
+            store.add(one, label(one, *((0, 1) if weak else (1, 0))))
+
+    more(0, 80)
+    first = train(store, FlagConfig(), None).learned
+    assert first is not None and len(first.taught) == 80
+    said, traffic = truths(store), store.all(Interaction)
+    known = known_of(traffic, Population(traffic), FlagConfig(), None)
+    weak = np.array([said[one.id] for one in traffic], int)
+    by_heart = fit(RECIPES[-1], known, weak).model_copy(update={"taught": first.taught})
+    assert average_precision(by_heart.margins(known), weak) > 0.95
+    place = store.folder / "flagger" / "current.json"
+    place.write_text(by_heart.model_dump_json())
+    more(80, 95)
+    few = train(store, FlagConfig(), None)
+    assert few.is_used and few.difference is None, "fifteen are too few to say anything"
+    place.write_text(by_heart.model_dump_json())
+    more(95, 240)
+    done = train(store, FlagConfig(), None)
+    assert done.difference is not None and done.is_used and done.difference.high > 0
+    now = current(store)
+    assert now is not None and done.learned is not None and now.id == done.learned.id
+
+
+def test_one_that_was_not_used_is_not_learned_again_every_turn(store: Store) -> None:
+    fill(store, 80)
+    config = FlagConfig(retrain_every=30)
+    assert retrain(store, config, lexical) is not None
+    kept = (store.folder / "flagger" / "current.json").read_bytes()
+    fill(store, 40, start=100)
+    assert retrain(store, config, lexical) is not None
+    (store.folder / "flagger" / "current.json").write_bytes(kept)  # as if it had been worse
+    assert retrain(store, config, lexical) is None
 
 
 def test_with_too_few_labels_nothing_is_learned_and_it_says_so(store: Store) -> None:

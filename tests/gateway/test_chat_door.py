@@ -214,6 +214,14 @@ def test_top_k_and_min_p_have_their_effect_and_are_kept(gateway) -> None:
 # --- what is kept -------------------------------------------------------------------------------
 
 
+def test_the_newer_name_of_the_user_is_kept_where_the_older_is_absent(gateway) -> None:
+    for more in ({"safety_identifier": "eve"}, {"user": "ann", "safety_identifier": "eve"}):
+        gateway.client.chat.completions.create(
+            messages=RESET, model="champion", max_tokens=1, extra_body=more
+        )
+    assert [one.user for one in gateway.interactions()] == ["eve", "ann"]
+
+
 def test_an_interaction_tells_all_that_is_known(gateway, engine) -> None:
     answer = gateway.client.chat.completions.create(
         messages=RESET, model="champion", seed=9, max_tokens=50, user="u-17"

@@ -1,15 +1,23 @@
 """What goes wrong on either side of the gateway, with real sockets."""
 
 import asyncio
+import contextlib
 import gzip
 import json
+import re
 import socket
 import struct
+import threading
 import time
 
 import aiohttp
 import httpx
 import pytest
+
+from trueup.capture import CaptureConfig, Recorder
+from trueup.gateway.config import ServeConfig
+from trueup.gateway.proxy import Proxy
+from trueup.records import Interaction
 
 HELLO = {"model": "m", "messages": [{"role": "user", "content": "Hello?"}]}
 CHAT = "/v1/chat/completions"
@@ -135,6 +143,71 @@ def test_an_upstream_that_packs_although_it_was_asked_not_to(behind) -> None:
     assert b"accept-encoding: identity" in requests[0].lower()
 
 
+def test_a_stream_that_ends_its_lines_with_returns_is_not_held_back(behind) -> None:
+    heard = threading.Event()
+    line = EVENT.replace(b"\n", b"\r")
+
+    def answer(caller: socket.socket, _: bytes) -> None:
+        caller.sendall(SSE + chunk(line % b"One "))
+        assert heard.wait(20)
+        caller.sendall(chunk(line % b"two" + b"data: [DO"))
+        time.sleep(0.1)
+        reset(caller)
+
+    with behind(answer) as gateway:
+        with gateway.http.stream("POST", CHAT, json={**HELLO, "stream": True}) as said:
+            parts = said.iter_bytes()
+            first = next(parts)
+            heard.set()
+            rest = b"".join(parts)
+        assert first + rest.partition(b"\n")[0] == line % b"One " + line % b"two"
+        events = re.split(r"(?:\r\n|\n|\r){2}", (first + rest).decode())
+        assert json.loads(events[2].strip().removeprefix("data: "))["error"]
+        kept = one_kept(gateway)
+        assert (kept.completion.text, kept.error) == ("One two", "upstream broke off")
+
+
+@pytest.mark.parametrize("why", ["gateway stopped", "gateway error"])
+def test_what_ends_an_answer_on_our_side_is_told_apart(raw_server, store, why) -> None:
+    """Stopped in the middle of a stream; or a fault of ours, which is no stop."""
+
+    def answer(caller: socket.socket, _: bytes) -> None:
+        caller.sendall(SSE + chunk(EVENT % b"Half"))
+        caller.settimeout(20)
+        caller.recv(1)
+
+    async def run(up: str) -> None:
+        recorder = Recorder(store, CaptureConfig())
+        proxy = Proxy(ServeConfig(upstream=up), recorder)
+        await proxy.upstreams.open()
+        begun = asyncio.Event()
+        body = [{"type": "http.request", "body": json.dumps({**HELLO, "stream": True}).encode()}]
+
+        async def receive():
+            return body.pop() if body else await asyncio.sleep(60)
+
+        async def send(message) -> None:
+            if message["type"] == "http.response.body":
+                if why == "gateway error":
+                    raise RuntimeError("a fault")
+                begun.set()
+
+        scope = {"type": "http", "method": "POST", "path": CHAT, "query_string": b"", "headers": []}
+        task = asyncio.create_task(proxy(scope, receive, send))
+        if why == "gateway stopped":
+            await begun.wait()
+            task.cancel()
+        with pytest.raises((asyncio.CancelledError, RuntimeError)):
+            await task
+        await proxy.upstreams.close()
+        await asyncio.to_thread(recorder.close)
+
+    with raw_server(answer) as up:
+        asyncio.run(run(up))
+    [kept] = store.all(Interaction)
+    assert (kept.completion.text, kept.error) == ("Half", why)
+
+
 # --- the client -----------------------------------------------------------------------------------
 
 
@@ -174,6 +247,9 @@ def test_a_packed_request_is_passed_packed_and_read_for_the_record(behind) -> No
         assert gateway.http.post(CHAT, content=bomb, headers=headers).status_code == 413
         odd = gateway.http.post(CHAT, content=b"x", headers={"content-encoding": "br"})
         assert odd.status_code == 415 and len(bodies) == 1
+        for damaged in (b"\x1f\x8b no gzip", b"plain", packed[:10] + b"\xff" * 20):
+            said = gateway.http.post(CHAT, content=damaged, headers=headers)
+            assert said.status_code == 415 and len(bodies) == 1
 
 
 @pytest.mark.parametrize("body", [b"\xff\xfe{}", b'{"messages": "\xff"}', b"", b"[]", b"[" * 99999])
@@ -269,6 +345,69 @@ def test_an_upload_that_is_left_half_way_does_not_hurt(behind) -> None:
         time.sleep(0.2)
         caller.close()
         assert post(gateway).status_code == 200
+
+
+def upload(size: int, begin: bytes) -> bytes:
+    return b"POST /v1/files HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (size, begin)
+
+
+def test_uploads_that_stall_or_are_left_are_no_failure_of_the_upstream(behind) -> None:
+    with behind(lambda caller, _: caller.sendall(whole()), client_timeout_s=0.5) as gateway:
+        slow, gone = connect(gateway), connect(gateway)
+        for caller in (slow, gone):
+            caller.sendall(upload(99, b"half"))
+        time.sleep(0.1)
+        gone.close()
+        said = slow.recv(65536)
+        assert said.startswith(b"HTTP/1.1 408") and b"request_timeout" in said
+        assert post(gateway).status_code == 200
+        (told,) = gateway.http.get("/health").json()["upstreams"]
+        assert told["is_up"] and told["failures"] == 0 and not told["last_error"]
+
+
+def test_an_answer_may_begin_before_the_upload_ends(open_gateway) -> None:
+    """What comes of it after that is not swallowed, and who leaves then is no failure either."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    received: list[int] = []
+
+    def serve() -> None:
+        for _ in range(2):
+            caller, _ = listening.accept()
+            caller.settimeout(10)
+            body = b""
+            while b"aaa" not in body:
+                body += caller.recv(65536)
+            body = body.partition(b"\r\n\r\n")[2]
+            caller.sendall(SSE + chunk(b"begun "))
+            with contextlib.suppress(OSError):
+                while len(body) < 3000 and (more := caller.recv(65536)):
+                    body += more
+            received.append(len(body))
+            with contextlib.suppress(OSError):
+                caller.sendall(chunk(b"done") + b"0\r\n\r\n")
+            caller.close()
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    up = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    with open_gateway(None, upstream=up) as gateway:
+        for leaves in (False, True):
+            caller = connect(gateway)
+            caller.sendall(upload(3000, b"a" * 1000))
+            said = b""
+            while b"begun" not in said:
+                said += caller.recv(65536)
+            caller.sendall(b"b" * 1000)
+            if not leaves:
+                caller.sendall(b"c" * 1000)
+                while b"done" not in said:
+                    said += caller.recv(65536)
+            caller.close()
+        thread.join(20)
+        (told,) = gateway.http.get("/health").json()["upstreams"]
+        assert received[0] == 3000 and received[1] < 3000
+        assert told["is_up"] and told["failures"] == 0
+    listening.close()
 
 
 def test_a_thousand_streams_at_once(behind) -> None:

@@ -68,6 +68,8 @@ def test_feedback_on_nothing_we_know_is_a_404(open_gateway, engine) -> None:
         {},
         {"rating": 1, "stars": 5},
         {"edit": 3},
+        {"edit": ""},
+        {"rating": 1, "edit": " \n"},
         {"rating": 1, "interaction_id": "interaction_00"},
     ],
 )
@@ -75,6 +77,12 @@ def test_feedback_that_makes_no_sense_is_a_400(gateway, said) -> None:
     answer = say(gateway, request_id="chatcmpl-x", **said)
     assert answer.status_code == 400 and "rating" in answer.json()["error"]["message"]
     assert say(gateway, rating=1).status_code == 400
+
+
+def test_an_edit_without_text_is_refused_by_name(gateway) -> None:
+    error = say(gateway, request_id=ask(gateway), edit="").json()["error"]
+    assert error["param"] == "edit" and "an edit without text is none" in error["message"]
+    assert gateway.store.count(Feedback) == 0
 
 
 def test_feedback_that_cannot_be_written_is_not_acknowledged(gateway) -> None:

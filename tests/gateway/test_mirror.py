@@ -3,11 +3,17 @@
 import json
 import random
 
+import httpx
 import pytest
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from trueup.capture import CaptureConfig
+from trueup.errors import StorageError
+from trueup.gateway.app import create_app
+from trueup.gateway.config import ServeConfig
+from trueup.privacy import PrivacyConfig, Scrubber, erase_user
 from trueup.records import Feedback, Interaction
 from trueup.store import Store
 
@@ -70,7 +76,8 @@ def test_one_interaction_is_on_disk_when_answered_and_twice_is_once(mirror) -> N
     assert kept.completion.text == "Hi." and kept.completion.finish_reason == "stop"
     assert kept.completion.sampling and kept.completion.sampling.temperature == 0.5
     counts = mirror.recorder.counters
-    assert counts["sent"] == counts["captured"] == 2 and counts["waiting"] == 0
+    assert (counts["sent"], counts["captured"], counts["skipped_known"]) == (2, 1, 1)
+    assert counts["waiting"] == 0
 
 
 def test_a_list_and_lines_are_answered_for_entry_by_entry(mirror) -> None:
@@ -189,6 +196,10 @@ def test_a_thumb_down_brings_in_what_the_rate_left_out(open_mirror) -> None:
          "text is not valid Unicode"),
         ({"request": ASKED, "response": SAID, "feedback": {"rating": True}},
          "rating is neither 1 nor -1"),
+        ({"request": ASKED, "response": SAID, "feedback": {"edit": " "}},
+         "edit is empty: leave it out, or say what is better"),
+        ({"request": ASKED | {"messages": [{"role": "\ud800", "content": "Hello?"}]},
+          "response": SAID}, "text is not valid Unicode"),
         ({"request": ASKED, "response": SAID, "feedback": {"stars": 5}},
          "feedback is not a rating, an edit or a comment"),
         ({"request": ASKED, "response": SAID, "latency_ms": -1},
@@ -213,6 +224,85 @@ def test_a_store_that_cannot_be_written_is_a_503_and_nothing_is_half_kept(mirror
     entries = [{"request": ASKED, "response": SAID, "request_id": n} for n in ("first", "last")]
     assert send(mirror, entries).status_code == 503
     assert on_disk(mirror) == [] and mirror.recorder.counters["failed"] == 2
+
+
+def test_what_was_erased_is_not_acknowledged_as_captured(mirror) -> None:
+    bob = ASKED | {"user": "bob"}
+    entries = [
+        {"request": ASKED, "response": SAID, "feedback": {"rating": -1}},
+        {"request": bob, "response": SAID, "feedback": {"rating": -1}},
+    ]
+    assert send(mirror, entries).json()["captured"] == 2
+    erase_user(mirror.store, "ann")
+    answer = send(mirror, entries).json()
+    assert (answer["captured"], answer["skipped"], answer["rejected"]) == (1, 1, 0)
+    [kept] = on_disk(mirror)
+    [said] = mirror.store.all(Feedback)
+    assert answer["results"] == [
+        {"skipped": "erased"}, {"ids": [kept.id], "feedback_id": said.id},
+    ]  # fmt: skip
+    counts = mirror.recorder.counters
+    assert (counts["captured"], counts["skipped_known"], counts["skipped_erased"]) == (2, 1, 1)
+
+
+def test_feedback_that_fails_is_told_of_in_its_own_entry(mirror) -> None:
+    with mirror.store._engine.begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE TRIGGER full BEFORE INSERT ON feedback WHEN NEW.body LIKE '%too much%' BEGIN "
+            "SELECT RAISE(ABORT, 'database or disk is full'); END"
+        )
+    entries = [
+        {"request": ASKED, "response": SAID, "request_id": name, "feedback": said}
+        for name, said in (
+            ("a", {"rating": 1}),
+            ("b", {"rating": 1, "comment": "too much"}),
+            ("c", {"comment": "fine"}),
+        )
+    ]
+    answer = send(mirror, entries)
+    assert answer.status_code == 200 and answer.json()["captured"] == 3
+    assert [one.request_id for one in on_disk(mirror)] == ["a", "b", "c"]
+    first, second, third = answer.json()["results"]
+    assert first["feedback_id"] and third["feedback_id"]
+    assert second["ids"] and "could not be written" in second["feedback_error"]
+    with mirror.store._engine.begin() as connection:
+        connection.exec_driver_sql("DROP TRIGGER full")
+    again = send(mirror, entries).json()["results"]
+    assert all(one["feedback_id"] for one in again) and mirror.store.count(Feedback) == 3
+
+
+def test_a_recall_that_fails_costs_its_own_entry_alone(open_mirror, monkeypatch) -> None:
+    with open_mirror(rate=0.0) as gateway:
+        whole = gateway.store.add_late
+
+        def add_late(records):
+            if records[0].request_id == "b":
+                raise StorageError("The disk is full", got="full", expected="room", next="")
+            return whole(records)
+
+        monkeypatch.setattr(gateway.store, "add_late", add_late)
+        said = {"request": ASKED, "response": SAID, "feedback": {"rating": -1}}
+        answer = send(gateway, [said | {"request_id": name} for name in "abc"])
+        first, second, third = answer.json()["results"]
+        assert answer.status_code == 200 and second == {"error": "The disk is full"}
+        assert first["feedback_id"] and third["feedback_id"] and len(on_disk(gateway)) == 2
+
+
+def test_the_newer_name_of_the_user_is_read(mirror) -> None:
+    asked = {name: value for name, value in ASKED.items() if name != "user"}
+    new = {"request": asked | {"safety_identifier": "eve"}, "response": SAID}
+    both = {"request": ASKED | {"safety_identifier": "eve"}, "response": SAID}
+    assert send(mirror, [new, both]).json()["captured"] == 2
+    assert [one.user for one in on_disk(mirror)] == ["eve", "ann"]
+
+
+def test_a_mirrored_stream_may_end_its_lines_in_any_way(mirror) -> None:
+    said = {"id": "s", "choices": [{"index": 0, "delta": {"content": "Hi\u2028\x85there"}}]}
+    lines = [": a comment", f"data: {json.dumps(said, ensure_ascii=False)}", "", "data: [DONE]", ""]
+    for end in ("\n", "\r\n", "\r"):
+        sent = {"request": ASKED, "response": end.join(lines), "request_id": repr(end)}
+        assert send(mirror, sent).json()["captured"] == 1
+    assert {one.completion.text for one in on_disk(mirror)} == {"Hi\u2028\x85there"}
 
 
 def test_no_json_at_all_crashes_it(mirror) -> None:
@@ -241,3 +331,24 @@ def test_no_json_at_all_crashes_it(mirror) -> None:
         answer = mirror.http.post("/v1/capture", content=json.dumps(entries))
         assert answer.status_code in (200, 400), answer.text
     assert on_disk(mirror)  # and all of it can be read again
+
+
+def test_a_request_id_with_an_address_is_kept_as_a_pseudonym_and_feedback_finds_it(
+    tmp_path, run_app
+) -> None:
+    store = Store(tmp_path)
+    scrub = Scrubber(PrivacyConfig(), store)
+    config = ServeConfig(port=0, upstream="http://127.0.0.1:9/v1")
+    app = create_app(store, config, CaptureConfig(), None, scrub=scrub)
+    with run_app(app) as url, httpx.Client(base_url=url, timeout=30) as http:
+        for name in ("of ann@example.com", "of bob@example.com"):
+            entry = {"request": ASKED | {"stop": [name]}, "response": SAID, "request_id": name}
+            assert http.post("/v1/capture", json=entry).json()["captured"] == 1
+        said = {"request_id": "of bob@example.com", "rating": -1}
+        assert http.post("/v1/feedback", json=said).status_code == 200
+        assert http.post("/v1/feedback", json=said | {"request_id": "x@y.zz"}).status_code == 404
+    ann, bob = store.all(Interaction)
+    assert ann.request_id != bob.request_id and bob.request_id.startswith("request_")
+    assert "example.com" not in ann.model_dump_json() + bob.model_dump_json()
+    assert [one.interaction_id for one in store.all(Feedback)] == [bob.id]
+    store.close()

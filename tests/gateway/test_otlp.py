@@ -6,9 +6,14 @@ import random
 from collections.abc import Iterator
 
 import pytest
+from opentelemetry._logs import LogRecord
 from opentelemetry.exporter.otlp.proto.http import Compression
+from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.proto.collector.logs.v1 import logs_service_pb2
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import SimpleLogRecordProcessor
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
 from opentelemetry.trace import Status, StatusCode, Tracer
@@ -17,6 +22,7 @@ from starlette.applications import Starlette
 from trueup.records import Interaction
 from trueup.store import Store
 
+DETAILS = "gen_ai.client.inference.operation.details"
 CURRENT = {
     "gen_ai.operation.name": "chat",
     "gen_ai.request.model": "gpt-x",
@@ -165,7 +171,7 @@ def test_events_of_both_conventions(gateway, tracer) -> None:
     base = {"gen_ai.operation.name": "chat", "gen_ai.request.model": "gpt-x"}
     texts = {k: v for k, v in CURRENT.items() if "messages" in k}
     with tracer.start_as_current_span("chat", attributes=base) as one:
-        one.add_event("gen_ai.client.inference.operation.details", texts)
+        one.add_event(DETAILS, texts)
     with tracer.start_as_current_span("chat", attributes=base) as one:
         one.add_event("gen_ai.system.message", {"content": "Be kind"})
         one.add_event("gen_ai.user.message", {"gen_ai.event.content": '{"content": "Hello?"}'})
@@ -176,6 +182,53 @@ def test_events_of_both_conventions(gateway, tracer) -> None:
         ("Hello?", "Hi.")
     ] * 2
     assert [turn.role for turn in found[1].prompt] == ["system", "user"]
+
+
+def test_the_sdk_exports_logs_of_the_event_that_stands_for_a_span(gateway) -> None:
+    """The current convention's event, beside logs of any other kind; by both transports' forms."""
+    provider = LoggerProvider()
+    exporter = OTLPLogExporter(f"{gateway.url}/v1/logs", timeout=60)
+    provider.add_log_record_processor(SimpleLogRecordProcessor(exporter))
+    logger = provider.get_logger("tests")
+    structured = {k: json.loads(v) if "messages" in k else v for k, v in CURRENT.items()}
+    broken = {k: v for k, v in CURRENT.items() if "output" not in k} | {"error.type": "timeout"}
+    del broken["gen_ai.response.id"]
+    for said in (CURRENT, structured, broken):
+        logger.emit(LogRecord(timestamp=5, event_name=DETAILS, attributes=said))
+    logger.emit(LogRecord(timestamp=6, body="started", attributes=CURRENT))
+    logger.emit(LogRecord(timestamp=7, event_name="gen_ai.evaluation.result", attributes=CURRENT))
+    provider.shutdown()
+    whole, failed = on_disk(gateway)  # the first two say the same
+    assert [turn.role for turn in whole.prompt] == ["system", "user"]
+    assert (whole.completion.text, whole.request_id, whole.source) == ("Hi.", "chatcmpl-7", "otlp")
+    assert (whole.input_tokens, whole.output_tokens, whole.latency_ms) == (11, 4, None)
+    assert (failed.error, failed.completion.text) == ("upstream timeout", "")
+    assert failed.request_id == "5"  # outside of any span: its time
+
+
+def test_logs_in_json_and_what_of_them_cannot_be_used(gateway) -> None:
+    base = {"spanId": "00ff", "timeUnixNano": "1"}
+    good = base | {"eventName": DETAILS, "attributes": attributes(CURRENT)}
+    older = base | {"attributes": attributes(CURRENT | {"event.name": DETAILS})}
+    bare = base | {
+        "eventName": DETAILS,
+        "attributes": attributes({"gen_ai.operation.name": "chat"}),
+    }
+    records = [good, older, bare, base, {"eventName": 7, "attributes": 7}]
+    body = {"resourceLogs": [{"scopeLogs": [{"logRecords": records}]}]}
+    partial = gateway.http.post("/v1/logs", json=body).json()["partialSuccess"]
+    assert partial["rejectedLogRecords"] == 1 and "switch the recording" in partial["errorMessage"]
+    assert len(on_disk(gateway)) == 1
+
+    request = logs_service_pb2.ExportLogsServiceRequest()
+    one = request.resource_logs.add().scope_logs.add().log_records.add(event_name=DETAILS)
+    one.attributes.add(key="gen_ai.operation.name").value.string_value = "chat"
+    kind = {"content-type": "application/x-protobuf"}
+    done = gateway.http.post("/v1/logs", content=request.SerializeToString(), headers=kind)
+    answer = logs_service_pb2.ExportLogsServiceResponse.FromString(done.content)
+    assert done.status_code == 200 and answer.partial_success.rejected_log_records == 1
+    assert gateway.http.post("/v1/logs", json={"resourceLogs": 3}).status_code == 400
+    assert gateway.http.get("/v1/logs").status_code == 405
 
 
 def test_tools_and_errors(gateway, tracer) -> None:
@@ -224,6 +277,17 @@ def test_spans_without_their_texts_are_rejected_and_counted(gateway) -> None:
     assert done.status_code == 200 and done.headers["content-type"] == "application/x-protobuf"
     answer = trace_service_pb2.ExportTraceServiceResponse.FromString(done.content)
     assert answer.partial_success.rejected_spans == 1
+
+
+def test_what_was_erased_is_rejected_and_odd_times_do_no_harm(gateway) -> None:
+    from trueup.privacy import erase_user
+
+    assert post(gateway, otlp(span(INFERENCE))).json() == {}
+    erase_user(gateway.store, "ann")
+    late = span(CURRENT, startTimeUnixNano="1", endTimeUnixNano="9" * 400)
+    partial = post(gateway, otlp(span(INFERENCE), late)).json()["partialSuccess"]
+    assert (partial["rejectedSpans"], partial["errorMessage"]) == (1, "was erased: 1")
+    assert [one.latency_ms for one in on_disk(gateway)] == [None]
 
 
 def test_a_store_that_cannot_be_written_makes_the_exporter_try_again(gateway) -> None:

@@ -57,8 +57,8 @@ async def scripted_chat(request: Request) -> Response:
         return Response(b"<html>", media_type="text/html")
     if body.get("stream"):
         data = events({0: TEXT, 1: "Zwei"} if body.get("n") == 2 else {0: TEXT})
-        if script == "crlf":
-            data = events({0: TEXT}, newline="\r\n")
+        if script in ("crlf", "cr"):
+            data = events({0: TEXT}, newline="\r\n" if script == "crlf" else "\r")
         return StreamingResponse(trickle(data, script), media_type="text/event-stream")
     message = {"role": "assistant", "content": TEXT}
     if script == "tools":
@@ -123,7 +123,7 @@ def raw(url: str, body: dict, **headers: str) -> httpx.Response:
 # --- same bytes ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("script", [None, "crlf"])
+@pytest.mark.parametrize("script", [None, "crlf", "cr"])
 def test_a_stream_passes_byte_for_byte_and_its_text_is_kept(proxy, upstream, script) -> None:
     body = {"model": "m", "messages": HELLO, "stream": True, "x_script": script, "x_odd": [1]}
     direct, through = raw(upstream[0], body), raw(proxy.url, body)
@@ -214,14 +214,33 @@ def test_the_upstreams_refusal_is_passed_on_and_kept_as_an_error(proxy) -> None:
 
 
 def test_feedback_finds_the_upstreams_id_at_once(proxy) -> None:
-    for stream in (True, False):
-        said = raw(proxy.url, {"messages": HELLO, "stream": stream})
+    for stream, script in ((True, None), (True, "cr"), (False, None)):
+        said = raw(proxy.url, {"messages": HELLO, "stream": stream, "x_script": script})
         request_id = "up-1" if stream else said.json()["id"]
         feedback = {"request_id": request_id, "rating": 1}
         assert proxy.http.post("/v1/feedback", json=feedback).status_code == 200
 
 
 # --- what is kept -------------------------------------------------------------------------------
+
+
+def test_the_newer_name_of_the_user_is_read_where_the_older_is_absent(proxy) -> None:
+    for more in (
+        {"safety_identifier": "eve"},
+        {"user": "ann", "safety_identifier": "eve"},
+        {"user": None, "safety_identifier": 7},
+    ):
+        raw(proxy.url, {"messages": HELLO, **more})
+    assert [one.user for one in proxy.interactions()] == ["eve", "ann", None]
+
+
+def test_a_temperature_without_bounds_leaves_a_record_that_can_be_read(proxy) -> None:
+    body = json.dumps({"messages": HELLO, "max_tokens": 9, "temperature": 1}).replace(
+        ": 1}", ": 1e999}"
+    )
+    assert proxy.http.post("/v1/chat/completions", content=body).status_code == 200
+    (kept,) = proxy.interactions()
+    assert kept.completion.text == TEXT and kept.completion.sampling is None
 
 
 def test_every_choice_of_a_stream_is_kept(proxy) -> None:
@@ -258,14 +277,16 @@ def test_half_of_a_character_does_not_cost_its_neighbours(proxy) -> None:
 # --- when it breaks -----------------------------------------------------------------------------
 
 
-def test_an_upstream_that_is_down_is_a_502_that_says_so(open_gateway) -> None:
+def test_an_upstream_that_is_down_is_a_502_that_says_so(open_gateway, caplog) -> None:
     with open_gateway(None, upstream="http://127.0.0.1:9") as gateway:
         with pytest.raises(openai.InternalServerError) as caught:
             gateway.client.chat.completions.create(model="m", messages=HELLO)
         assert isinstance(caught.value, openai.APIStatusError) and caught.value.status_code == 502
-        for part in ("cannot be reached", "http://127.0.0.1:9/v1", "Expected", "serve.upstream"):
+        for part in ("cannot be reached", "Expected", "serve.upstream"):
             assert part in str(caught.value)
+        assert "127.0.0.1" not in str(caught.value)  # where it is, is nothing to those who ask
         assert gateway.http.get("/v1/models").status_code == 502
+        assert caplog.text.count("The upstream http://127.0.0.1:9/v1 failed") == 1
         (told,) = gateway.http.get("/health").raise_for_status().json()["upstreams"]
         assert told["is_up"] is False and told["failures"] == 2 and told["last_error"]
         assert [one.error for one in gateway.interactions()] == ["upstream unreachable"]
@@ -274,6 +295,7 @@ def test_an_upstream_that_is_down_is_a_502_that_says_so(open_gateway) -> None:
 def test_an_upstream_that_falls_silent_is_a_504(impatient) -> None:
     answer = raw(impatient.url, {"messages": HELLO, "x_script": "silent"})
     assert answer.status_code == 504 and "in time" in answer.json()["error"]["message"]
+    assert "127.0.0.1" not in answer.text
     assert [one.error for one in impatient.interactions()] == ["timeout"]
 
 

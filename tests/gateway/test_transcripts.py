@@ -32,7 +32,7 @@ def transcribe(
     found = []
     for seed in range(5):
         kept, draw, at = Kept(), random.Random(seed), 0
-        transcript = Transcript(asked, kept, request_id="req_1", tenant="t")  # type: ignore[arg-type]
+        transcript = Transcript(json.dumps(asked).encode(), kept, request_id="req_1", tenant="t")  # type: ignore[arg-type]
         transcript.begin(is_stream=stream, encoding=encoding)
         while at < len(answer):
             size = draw.choice((1, 3, 50, 4000))

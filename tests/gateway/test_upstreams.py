@@ -111,3 +111,33 @@ def test_the_single_upstream_answers_for_what_the_list_does_not(open_gateway, ru
         upstreams = ({"url": a, "models": ["a"]},)
         with open_gateway(None, upstream=rest, upstreams=upstreams) as gateway:
             assert [ask(gateway, m) for m in ("a", "anything")] == ["a a", "rest anything"]
+
+
+@pytest.mark.parametrize("status", [401, 404, 200, 500])
+def test_who_does_not_list_its_models_is_not_down_for_it(open_gateway, run_app, status) -> None:
+    """Many servers have no such route, or keep it from their callers; one that fails is down."""
+
+    async def refuses(_: Request) -> JSONResponse:
+        return JSONResponse({"error": {"message": "no"}}, status)
+
+    with (
+        run_app(Starlette(routes=[Route("/v1/models", refuses)])) as a,
+        run_app(named("b", "b-1")) as b,
+    ):
+        upstreams = ({"url": a, "name": "quiet", "models": ["a-*"]}, {"url": b})
+        with open_gateway(None, upstreams=upstreams) as gateway:
+            assert [one.id for one in gateway.client.models.list()] == ["b-1"]
+            quiet, _ = gateway.http.get("/health").json()["upstreams"]
+            assert (quiet["is_up"], quiet["failures"]) == (
+                (False, 1) if status == 500 else (True, 0)
+            )
+        with open_gateway(None, upstreams=upstreams[:1]) as gateway:
+            said = gateway.http.get("/v1/models")
+            assert said.status_code == 502 and a not in said.text
+
+
+def test_patterns_of_models_are_stars_and_question_marks_alone(open_gateway, run_app) -> None:
+    with run_app(named("a")) as a, run_app(named("rest")) as rest:
+        upstreams = ({"url": a, "models": ["m[12]*"]},)
+        with open_gateway(None, upstream=rest, upstreams=upstreams) as gateway:
+            assert [ask(gateway, m) for m in ("m[12]-x", "m1")] == ["a m[12]-x", "rest m1"]

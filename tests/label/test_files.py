@@ -14,6 +14,7 @@ from trueup.errors import DataError
 from trueup.label import weigh
 from trueup.label.files import add_tasks, export_tasks, export_votes, import_votes, read_text
 from trueup.label.votes import CHOICES, VoteBook, choice_of, is_swapped
+from trueup.privacy import PrivacyConfig, Scrubber
 from trueup.records import Completion, Label, Message, ReviewTask
 from trueup.store import Store
 
@@ -263,3 +264,12 @@ def test_half_a_character_is_a_bad_row(store: Store) -> None:
     vote = {"task_id": asked.id, "vote": "1", "annotator": "ann", "comment": "\ud800"}
     taken = import_votes(store, json.dumps(vote), name="v.jsonl", form="jsonl")
     assert taken.skipped == {"half a character": 1}
+
+
+def test_a_comment_is_scrubbed_and_still_known_when_it_comes_again(store: Store) -> None:
+    store.add(task(0))
+    row = {"task_id": task(0).id, "vote": "1", "annotator": "zoe", "comment": "ask ann@example.com"}
+    fields = {"name": "v", "form": "jsonl", "scrub": Scrubber(PrivacyConfig(), store)}
+    assert import_votes(store, json.dumps(row), **fields).new == 1  # type: ignore[arg-type]
+    assert [one.comment for one in store.all(Label)] == ["ask <EMAIL_1>"]
+    assert import_votes(store, json.dumps(row), **fields).known == 1  # type: ignore[arg-type]

@@ -10,9 +10,10 @@ import pytest
 
 from trueup.errors import ConfigError
 from trueup.label import LabelConfig, settle
-from trueup.label.label_studio import LabelStudio, pull, push
+from trueup.label.label_studio import LabelStudio, erase, pull, push
 from trueup.label.votes import VoteBook, choice_of
-from trueup.records import Completion, Label, Message, ReviewTask
+from trueup.privacy import erase_user
+from trueup.records import Completion, Interaction, Label, Message, ReviewTask
 from trueup.store import Store
 
 __all__ = ["SCENARIOS", "World"]
@@ -183,11 +184,37 @@ def what_the_server_refuses_is_said(world: World) -> None:
         world.server(world.settings("theirs")).project()
 
 
+def what_was_erased_is_deleted_there(world: World) -> None:
+    """The task and its annotation go; another one stays; nothing comes back."""
+    store = Store(world.folder)
+    one = Interaction(
+        prompt=task(0).prompt, completion=Completion(text="x"), source="gateway", user="ann"
+    )
+    fields = task(0).model_dump() | {"interaction_id": one.id, "id": ""}
+    theirs = ReviewTask.model_validate(fields)
+    store.add_all([one, theirs, task(1)])
+    config = world.settings("erased")
+    server = world.server(config)
+    project = push(store, config, server).project
+    seen = there(world, world.ann, project)
+    for one in seen.values():
+        annotate(world, world.ann, one, choices("tie"))
+    assert pull(store, server).new == 2
+    assert erase(store, server) == 0
+    erase_user(store, "ann")
+    assert erase(store, server) == 1 and erase(store, server) == 0
+    assert set(there(world, world.ann, project)) == {task(1).id}
+    assert push(store, config, server) == (project, 0, 0)
+    assert pull(store, server) == (1, 0, 1, 0, {})
+    assert [one.task_id for one in store.all(Label)] == [task(1).id]
+
+
 SCENARIOS: dict[str, Callable[[World], None]] = {
     one.__name__: one
     for one in (
         the_way_there_and_back,
         a_personal_access_token_is_refreshed,
         what_the_server_refuses_is_said,
+        what_was_erased_is_deleted_there,
     )
 }

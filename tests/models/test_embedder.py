@@ -33,6 +33,13 @@ def test_vectors_have_length_one_and_a_text_is_encoded_once() -> None:
     assert embed([]).shape[0] == 0
 
 
+@pytest.mark.parametrize("odd", [np.nan, np.inf, 1e39])
+def test_a_vector_that_is_not_finite_is_refused(odd: float) -> None:
+    broken = Embedder("broken/1", lambda texts: np.full((len(texts), 4), odd))
+    with np.errstate(over="ignore"), pytest.raises(ModelError, match="broken/1"):
+        broken(["a", "b"])
+
+
 def test_the_lexical_make_finds_what_is_written_alike() -> None:
     x = lexical()(TEXTS)
     near = x @ x.T
@@ -112,7 +119,8 @@ def test_another_kind_of_pooling_is_refused(sentence_folder: Path, tmp_path: Pat
 
 
 class Server(BaseHTTPRequestHandler):
-    """Answers each text with (its length, 1), the rows turned round."""
+    """Answers each text with (its length, 1), the rows turned round. A strict one refuses a batch
+    with an empty text or one of more than 1,000 characters."""
 
     mode = "well"
 
@@ -121,8 +129,11 @@ class Server(BaseHTTPRequestHandler):
         rows = [
             {"index": i, "embedding": [float(len(t)), 1.0]} for i, t in enumerate(body["input"])
         ]
-        said = {"well": {"data": rows[::-1]}, "short": {"data": rows[1:]}, "odd": {"no": 1}}
-        self.send_response(500 if self.mode == "down" else 200)
+        well = {"data": rows[::-1]}
+        said = {"well": well, "strict": well, "short": {"data": rows[1:]}, "odd": {"no": 1}}
+        is_bad = self.mode == "strict" and not all(0 < len(t) <= 1_000 for t in body["input"])
+        code = 400 if is_bad or self.mode == "refuses" else 500 if self.mode == "down" else 200
+        self.send_response(code)
         self.end_headers()
         self.wfile.write(json.dumps(said.get(self.mode, {})).encode())
 
@@ -150,12 +161,24 @@ def test_an_address_gives_vectors_in_the_texts_order(address: str) -> None:
     assert embed.id == f"http:{address}/embeddings:m"
 
 
-@pytest.mark.parametrize("mode", ["short", "odd", "down"])
+def test_a_text_that_a_server_refuses_does_not_hold_up_the_others(address: str) -> None:
+    """An empty one goes as a space, and one too long is cut in half until it is taken."""
+    Server.mode = "strict"
+    embed = resolve_embedder(EmbedderConfig(name=address, max_retries=0))
+    texts = ["a" * n for n in range(1, 150)]
+    texts[70], texts[71], texts[100] = "", "a" * 1_000, "a" * 3_000
+    sizes = [len(t) or 1 for t in texts]
+    sizes[100] = 750
+    found = embed(texts)
+    assert np.abs(found[:, 0] / found[:, 1] - sizes).max() < 1e-2
+
+
+@pytest.mark.parametrize("mode", ["short", "odd", "down", "refuses"])
 def test_an_address_that_fails_says_so(address: str, mode: str) -> None:
     Server.mode = mode
     embed = resolve_embedder(EmbedderConfig(name=address, max_retries=1))
     with pytest.raises(UpstreamError, match="gave no vectors"):
-        embed(["a", "b"])
+        embed(["a", "b" * 5_000])
 
 
 def test_a_password_in_an_address_is_refused() -> None:

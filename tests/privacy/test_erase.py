@@ -40,6 +40,7 @@ from trueup.records import (
     ReviewTask,
     SampleSet,
     Sampling,
+    ToolCall,
     TrainingRun,
     Verdict,
 )
@@ -266,9 +267,14 @@ def test_a_dry_run_says_the_same_and_does_nothing(
 def test_a_user_nobody_knows_is_nothing_to_erase(
     store: Store, told: dict[str, list[Record]]
 ) -> None:
-    assert erase_user(store, "eve") == Erasure("", {}, {}, (), (), ())
+    assert erase_user(store, "eve", who="dpo") == Erasure("", {}, {}, (), (), ())
     assert erase_user(store, "' OR 1=1 --").removed == {}
-    assert store.count(Interaction) == 2 and entries(store) == []
+    assert erase_user(store, "eve", dry_run=True).removed == {}
+    assert erase_older(store, 90).removed == {}
+    assert store.count(Interaction) == 2
+    first, _ = entries(store)  # that they were asked for, and looked for
+    assert (first.action, first.who, first.details["removed"]) == ("erase", "dpo", {})
+    assert "eve" not in str(first)
 
 
 def test_erased_records_do_not_come_back_and_late_ones_do_not_attach(
@@ -308,6 +314,126 @@ def test_prompts_in_a_data_set_that_was_trained_on_are_blotted(store: Store) -> 
     kept = store.get(Dataset, dataset.id)
     assert kept.prompts[0][1].content == "[erased]" and kept.prompts[1] == asked(BOB)
     assert kept.id != kept.expected_id(), "training on it again is refused: it is not what it was"
+
+
+def trained_on_prompts(*asked: tuple[Interaction | None, Messages]) -> list[Record]:
+    """A data set of prompts, and what was trained on it."""
+    dataset = Dataset(
+        pair_ids=(),
+        prompts=tuple(prompt for _, prompt in asked),
+        interaction_ids=tuple(one.id for one, _ in asked if one),
+        source="loop",
+    )
+    _, run, _, report = trained_on()
+    run = TrainingRun.model_validate({**run.model_dump(), "id": "", "dataset_id": dataset.id})
+    made = Checkpoint(run_id=run.id, path="c", weights="w", base_weights="b")
+    return [dataset, run, made, report.model_copy(update={"checkpoint_id": made.id})]
+
+
+def test_short_turns_and_what_the_system_said_of_the_user_go_from_kept_data_sets(
+    store: Store,
+) -> None:
+    system = f"The user is {ANN}, and ill."
+    prompt = (
+        Message(role="system", content=system),
+        Message(role="user", content="PIN 77?"),
+        Message(role="assistant", content="Yes 77."),
+        Message(role="user", content="ok"),
+    )
+    one = Interaction(prompt=prompt, completion=Completion(text="ok"), source="x", user="ann")
+    with_others_rules = (Message(role="system", content=f"Be brief. {BOB}"), *prompt[1:])
+    bobs = (Message(role="system", content="Speak kindly."), Message(role="user", content="ok"))
+    dataset, *rest = trained_on_prompts((one, prompt), (None, with_others_rules), (None, bobs))
+    store.add_all([one, dataset, *rest])
+    erase_user(store, "ann")
+    kept = store.get(Dataset, dataset.id).prompts
+    for gone in kept[:2]:
+        assert [turn.role for turn in gone] == [turn.role for turn in prompt]
+        assert {turn.content for turn in gone} == {"[erased]"}
+    assert kept[2] == bobs, "somebody else's, which ends alike"
+    assert files_with(store.folder, ANN) == []
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_a_system_prompt_is_the_users_own_where_no_other_traffic_has_it(
+    store: Store, is_shared: bool
+) -> None:
+    system = Message(role="system", content=f"You speak to {ANN}, who is new here.")
+    alike = Message(role="system", content=f"{system.content[:40]} And friendly.")
+    said = Message(role="user", content="What do I do now?")
+    mine = Interaction(
+        prompt=(system, said), completion=Completion(text="x"), source="x", user="ann"
+    )
+    other = Interaction(
+        prompt=(system if is_shared else alike, said),
+        completion=Completion(text="y"), source="x", user="bob",
+    )  # fmt: skip
+    quoting = {"rules": system.content, "rules of others": alike.content}
+    _, _, _, report = trained_on()
+    report = GuardReport.model_validate({**report.model_dump(), "id": "", "details": quoting})
+    store.add(mine, other, report)
+    erase_user(store, "ann")
+    shown = store.get(GuardReport, report.id).details
+    assert shown["rules"] == (system.content if is_shared else "[erased]")
+    assert shown["rules of others"] == alike.content
+
+
+def test_names_of_fields_are_blotted_and_none_is_lost(store: Store) -> None:
+    ann, again = (asked(f"{ANN} {n} and so on and so on")[1].content for n in range(2))
+    by_prompt = {ann: 1.0, "[erased]": 0.5, "harmless words": 2.0, f"{again} and more": 3.0}
+    _, _, _, report = trained_on()
+    details = {"by_prompt": by_prompt}
+    report = GuardReport.model_validate({**report.model_dump(), "id": "", "details": details})
+    store.add_all(
+        [report, *(interaction("ann", f"{ANN} {n} and so on and so on", n) for n in range(2))]
+    )
+    assert erase_user(store, "ann").redacted == {"guard": 1}
+    shown = store.get(GuardReport, report.id).details["by_prompt"]
+    assert shown == {"[erased]": 0.5, "[erased] 2": 1.0, "harmless words": 2.0, "[erased] 3": 3.0}
+
+
+def test_arguments_of_calls_in_a_conversation_are_looked_for_too(store: Store) -> None:
+    call = ToolCall(name="find", arguments=f'{{"name": "{ANN}", "since": 2020}}')
+    turns = (
+        Message(role="user", content="Look."),
+        Message(role="assistant", content="", tool_calls=(call,)),
+    )
+    one = Interaction(prompt=turns, completion=Completion(text="x"), source="x", user="ann")
+    _, _, _, report = trained_on()
+    details = {"called": call.arguments}
+    report = GuardReport.model_validate({**report.model_dump(), "id": "", "details": details})
+    store.add(one, report)
+    erase_user(store, "ann")
+    assert store.get(GuardReport, report.id).details == {"called": "[erased]"}
+
+
+def test_answers_drawn_to_prompts_that_repeat_a_turn_go(store: Store) -> None:
+    one = interaction("ann", ANN)
+    user = one.prompt[1]
+    hi = Interaction(
+        prompt=(Message(role="user", content="hi"),), completion=Completion(text="x"), source="x",
+        user="ann",
+    )  # fmt: skip
+    rules = Message(role="system", content="Be brief.")
+    more = Message(role="user", content="And then?")
+    theirs = [
+        (rules, user),
+        (user, Message(role="assistant", content="Well."), more),
+        (rules, Message(role="user", content="hi")),
+        (Message(role="user", content="hi"), Message(role="assistant", content="hi!"), more),
+    ]
+    others = [(rules, more), asked(BOB), (Message(role="user", content="hi there"),)]
+    sets = [
+        SampleSet(
+            prompt=prompt, completions=(Completion(text="Drawn."),), weights="w",
+            sampling=Sampling(),
+        )
+        for prompt in (*theirs, *others)
+    ]  # fmt: skip
+    store.add_all([one, hi, *sets])
+    assert erase_user(store, "ann").removed["samples"] == len(theirs)
+    assert [one.prompt for one in store.all(SampleSet)] == others
+    assert files_with(store.folder, ANN) == []
 
 
 def test_labels_of_rounds_go_with_the_prompt_they_answer(store: Store) -> None:
@@ -406,7 +532,7 @@ def test_what_was_stopped_before_the_files_is_finished_by_the_next_call(
     assert sorted(forgotten) == sorted(one.id for one in but_samples(told["ann"]))
     assert files_with(store.folder, ANN) == []
     assert resume(store) == 0, "finished once is finished"
-    assert len(entries(store)) == 1
+    assert [one.details["removed"] == {} for one in entries(store)] == [False, True]
 
 
 KILLED = """
@@ -443,7 +569,8 @@ def test_kill_9_anywhere_is_finished_by_the_next_call(
     assert store.count(Interaction) == 1
     assert files_with(store.folder, ANN) == []
     assert resume(store) == 0
-    assert len(entries(store)) == 1 and first_broken(store) is None
+    took = [one for one in entries(store) if one.details["removed"]]
+    assert len(took) == 1 and first_broken(store) is None
 
 
 def test_a_reader_that_stays_is_named_and_the_next_call_finishes(
@@ -474,6 +601,47 @@ def test_files_that_cannot_be_removed_are_a_storage_error(
         erase_user(store, "ann")
     (store.folder / "reports").unlink()
     assert resume(store) == 1
+
+
+# --- several machines -----------------------------------------------------------------------------
+
+
+def test_each_machine_of_a_shared_store_clears_its_own_folder(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    """Tombstones are in the store, so neither machine brings anything back; files are beside it."""
+    here, there = (Store(tmp_path / name, url=postgres_url) for name in ("here", "there"))
+    ann = everything_from(interaction("ann", ANN), ANN)
+    model = trained_on(pair_of(ann))
+    quoted = asked(ANN)[1].content
+    metrics = {"worst": quoted, "loss": 0.5}
+    made = Checkpoint.model_validate({**model[2].model_dump(), "id": "", "metrics": metrics})
+    run = model[1]
+    here.add_all([*ann, *model[:2], made])
+    card = {"run": run.model_dump(mode="json"), "metrics": metrics, "kind": "policy"}
+    for name, what in {
+        "reports/page.html": ANN,
+        f"runs/{run.id}/rollouts.jsonl": ANN,
+        "cache/logprobs.sqlite": ANN,
+        "checkpoints/w1/card.json": json.dumps(card),
+    }.items():
+        file = there.folder / name
+        file.parent.mkdir(parents=True)
+        file.write_text(what)
+    forgotten: list[str] = []
+    erase_user(here, "ann")
+    assert there.add_all(but_samples(ann)) == 0, "the other machine knows what is gone"
+    assert files_with(there.folder, ANN) != []
+    assert retain(there, PrivacyConfig(), forgotten.extend) is None, "as each turn begins"
+    assert files_with(there.folder, ANN) == []
+    assert sorted(forgotten) == sorted(one.id for one in but_samples(ann))
+    kept = json.loads((there.folder / "checkpoints/w1/card.json").read_text())
+    assert kept == card | {"metrics": {"worst": "[erased]", "loss": 0.5}}
+    assert resume(there) == resume(here) == 0, "once is enough"
+    fresh = Store(tmp_path / "fresh", url=postgres_url)
+    assert resume(fresh) == 1 and resume(fresh) == 0
+    for one in (here, there, fresh):
+        one.close()
 
 
 # --- what else quotes it --------------------------------------------------------------------------

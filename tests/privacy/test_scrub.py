@@ -18,8 +18,10 @@ from trueup.records import (
     Label,
     Message,
     ReviewTask,
+    Sampling,
     ToolCall,
 )
+from trueup.store import Store
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U"
 PEM = "-----BEGIN RSA PRIVATE KEY-----\nMIIEowIBAAKCAQEA\nabc+/=\n-----END RSA PRIVATE KEY-----"
@@ -232,6 +234,84 @@ def test_feedback_labels_and_tasks_are_scrubbed() -> None:
         assert found.candidates[0].text == "<EMAIL_1>!"
         assert found.candidates[1].token_ids is None, "it was drawn after another prompt"
         assert found.id == found.expected_id()
+
+
+# every field of a record that a client may fill with what it likes
+EVERYWHERE = {
+    "role": lambda: {"prompt": (Message(role=f"friend of {ANN}", content="Hi"),)},
+    "content": lambda: {"prompt": (Message(role="system", content=f"The user is {ANN}."),)},
+    "call of a turn": lambda: {
+        "prompt": (Message(role="assistant", content="", tool_calls=(CALL,)),)
+    },
+    "id of a tool's answer": lambda: {
+        "prompt": (Message(role="tool", content="ok", tool_call_id=f"call {ANN}"),)
+    },
+    "answer": lambda: {"completion": Completion(text=f"Hello {ANN}")},
+    "call of the answer": lambda: {"completion": Completion(text="", tool_calls=(CALL,))},
+    "stop": lambda: {
+        "completion": Completion(text="Hi", sampling=Sampling(stop=("\n", f"{ANN}:")))
+    },
+    "names in tools": lambda: {"tools": ({"parameters": {"properties": {f"mail to {ANN}": {}}}},)},
+    "texts in tools": lambda: {"tools": ({"description": f"As {ANN}."},)},
+    "model": lambda: {"model": f"tuned for {ANN}"},
+    "request id": lambda: {"request_id": f"of {ANN}"},
+    "error": lambda: {"error": f"no such user {ANN}"},
+}
+CALL = ToolCall(id=f"id {ANN}", name=f"name {ANN}", arguments=f"arguments {ANN}")
+
+
+@pytest.mark.parametrize("field", EVERYWHERE)
+def test_no_field_of_an_interaction_lets_personal_data_through(field: str) -> None:
+    plain = {"prompt": (), "completion": Completion(text="Hi"), "source": "x"}
+    one = Interaction(**{**plain, **EVERYWHERE[field]()})
+    assert ANN in one.model_dump_json()
+    made = scrub(one)
+    assert ANN not in made.model_dump_json() and "<EMAIL_1>" in made.model_dump_json()
+    assert made.id == made.expected_id() and scrub(made) is made
+
+
+def test_a_tools_answer_still_names_the_call_it_answers() -> None:
+    others = ToolCall(id="id b@example.com", name="f", arguments="{}")
+    turns = (
+        Message(role="assistant", content="", tool_calls=(CALL, others)),
+        Message(role="tool", content="1", tool_call_id=others.id),
+        Message(role="tool", content="2", tool_call_id=CALL.id),
+    )
+    one = Interaction(prompt=turns, completion=Completion(text="Hi"), source="x")
+    made = scrub(one).prompt
+    assert [one.tool_call_id for one in made[1:]] == [
+        made[0].tool_calls[1].id,
+        made[0].tool_calls[0].id,
+    ]
+    assert len({one.id for one in made[0].tool_calls}) == 2
+
+
+def test_stop_strings_that_change_leave_the_tokens_of_the_answer() -> None:
+    """They say what was to end it; the answer is drawn after the same prompt."""
+    one = interaction()
+    asked = one.completion.model_copy(update={"sampling": Sampling(stop=(ANN,))})
+    made = scrub(one.model_copy(update={"completion": asked})).completion
+    assert made.sampling and made.sampling.stop == ("<EMAIL_1>",)
+    assert made.token_ids == (1, 2) and made.after == "digest"
+
+
+def test_request_ids_stay_apart_and_can_be_found_again(tmp_path) -> None:
+    store = Store(tmp_path)
+    hidden = Scrubber(PrivacyConfig(), store)
+    ids = [f"of {ANN}", "of b@example.com", "chatcmpl-1"]
+    kept = [hidden(interaction(request_id=one)).request_id for one in ids]
+    assert kept == [hidden.request_id(one) for one in ids]
+    assert len(set(kept)) == 3 and kept[2] == "chatcmpl-1" and "@" not in "".join(kept)
+    assert kept[0].startswith("request_") and hidden.request_id(kept[0]) == kept[0]
+    store.close()
+
+
+def test_reasons_of_labels_are_scrubbed() -> None:
+    label = Label(
+        prompt=(), candidates=(Completion(text="a"), Completion(text="b")), scores=(1, 0),
+        annotator="bob", annotator_kind="human", reasons=(("fine",), ("rude", f"names {ANN}")),
+    )  # fmt: skip
+    assert scrub(label).reasons == (("fine",), ("rude", "names <EMAIL_1>"))
 
 
 def test_many_finds_in_one_text_take_no_longer_each() -> None:

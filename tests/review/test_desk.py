@@ -21,8 +21,10 @@ from trueup.label.votes import SECOND_LOOK, choice_of, vote
 from trueup.pair import PairConfig
 from trueup.pair import run as pair_run
 from trueup.pair.decontaminate import HeldOut
-from trueup.privacy.erase import erase_user
+from trueup.privacy import PrivacyConfig, Scrubber, erase_user
+from trueup.privacy.trail import entries
 from trueup.records import Completion, Interaction, Label, Message, PreferencePair, ReviewTask
+from trueup.review.app import create_app
 from trueup.review.config import ReviewConfig
 from trueup.review.desk import EDIT, Desk, Said
 from trueup.store import Store
@@ -606,3 +608,42 @@ def test_a_prompt_without_turns_is_no_trouble(open_review, store) -> None:
             client.answer("1" if name == "ann" else "tie")
             assert card
     assert review.enter("lea").http.get("/second-look").status_code == 200
+
+
+# --- what must not be written ---------------------------------------------------------------------
+
+
+def test_comments_edits_and_reasons_are_scrubbed(store) -> None:
+    store.add(task := make_task(1))
+    scrub = Scrubber(PrivacyConfig(), store)
+    desk = create_app(store, ReviewConfig(), scrub=scrub).state.desk
+    said = Said(
+        "first",
+        ((), ("ann@example.com",)),
+        "ask ann@example.com",
+        (None, "Write to ann@example.com or b@example.com."),
+    )
+    desk.answer("ann", task, said)
+    desk.answer("ann", task, said)
+    labels = store.all(Label)
+    assert len(labels) == 2, "said again is not said anew"
+    assert not any("@" in one.model_dump_json() for one in labels)
+    shown = desk.said("ann", task)
+    assert shown.comment == "ask <EMAIL_1>"
+    assert shown.edits == (None, "Write to <EMAIL_1> or <EMAIL_2>.")
+
+
+def test_who_changes_whose_role_is_in_the_audit_trail(open_review) -> None:
+    review = open_review()
+    ada = review.enter("ada")
+    token = ada.token("/people")
+    data = {"role": "lead", "csrf": token}
+    assert ada.http.post("/people/bob", data=data).status_code == 303
+    review.people.change("bob", is_active=False, by="the boss")
+    last = entries(review.store)[-2:]
+    assert [(one.action, one.who) for one in last] == [("role", "ada"), ("role", "the boss")]
+    assert (
+        last[0].details | {"name": "bob", "role": "lead", "before": "annotator"} == last[0].details
+    )
+    assert last[1].details["is_active"] is False
+    assert PASSWORD not in str(entries(review.store))

@@ -16,7 +16,8 @@ from trueup.errors import ConfigError, ProjectBusy, StorageError
 from trueup.project import Config, Project
 from trueup.records import Completion, Interaction, Message
 from trueup.store import Store
-from trueup.store.engine import address, shown
+from trueup.store.engine import address, open_engine, shown
+from trueup.store.migrations import MIGRATIONS, migrate
 from trueup.store.tables import column_value
 
 PROMPT = (Message(role="user", content="How long does a charge take?"),)
@@ -147,6 +148,74 @@ def test_columns_that_postgres_cannot_hold_stand_as_beginning_and_hash(store: St
         assert len(column_value(nasty).encode()) < 300
     assert column_value("plain") == "plain"
     assert column_value("x\0") != column_value("x\ufffd")
+
+
+def test_values_finds_what_a_column_holds_cut_short(store: Store) -> None:
+    one = interaction("x" * 5000, user="ann" * 500)
+    store.add(one, interaction("other"))
+    assert list(store.values(Interaction, "id", user="ann" * 500)) == [(one.id,)]
+    assert list(store.values(Interaction, "id", request_id="x" * 5000, among=[one.id])) == [
+        (one.id,)
+    ]
+
+
+# --- statistics -----------------------------------------------------------------------------------
+
+SECRET = "wisteriaquokka"
+
+
+def sampled(url: str) -> list[tuple[str, str]]:
+    """Tables and columns whose statistics, anywhere in the server's own tables, show the secret."""
+    import psycopg
+
+    with psycopg.connect(url) as connection:
+        found = connection.execute(
+            "SELECT tablename, attname FROM pg_stats WHERE schemaname = 'public' AND "
+            "concat(most_common_vals::text, histogram_bounds::text) LIKE %s",
+            [f"%{SECRET}%"],
+        )
+        return sorted(found.fetchall())
+
+
+def fill(store: Store) -> None:
+    store.add_all(
+        interaction(f"{SECRET}-{n}", user=f"{SECRET} {n % 3}", tenant=f"{SECRET} {n % 2}")
+        for n in range(100)
+    )
+    store.remember({f"{n}": f"{SECRET} {n}" for n in range(100)})
+    with store.cleaning() as connection:
+        connection.execute(text("ANALYZE"))
+
+
+def test_statistics_hold_no_sample_of_what_clients_wrote(store: Store, postgres_url: str) -> None:
+    fill(store)
+    assert sampled(postgres_url) == []
+    with store.cleaning() as connection:
+        plan = connection.execute(
+            text("EXPLAIN SELECT id FROM interaction WHERE request_id = 'x'")
+        ).scalars()
+        assert "interaction_by_request_id" in " ".join(plan), "an index is found without them"
+
+
+def test_samples_that_an_older_version_took_are_dropped(tmp_path: Path, postgres_url: str) -> None:
+    """Those stay in the server's tables when no new ones are taken."""
+    engine = open_engine(postgres_url.replace("postgresql:", "postgresql+psycopg:"))
+    migrate(engine, MIGRATIONS[:6])
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO interaction (id, created_at, source, request_id, tenant, body) SELECT "
+                "n, '', '', concat(CAST(:word AS text), n), concat(CAST(:word AS text), n % 2), '' "
+                "FROM generate_series(1, 100) n"
+            ),
+            {"word": SECRET},
+        )
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("ANALYZE"))
+    assert sampled(postgres_url) == [("interaction", "request_id"), ("interaction", "tenant")]
+    migrate(engine)
+    assert sampled(postgres_url) == []
+    engine.dispose()
 
 
 # --- servers that go away -------------------------------------------------------------------------

@@ -10,11 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy import delete, insert
 
 from page_reader import assert_safe
 from trueup.cli.main import main
 from trueup.project import Project
 from trueup.records import Completion, Interaction, Message
+from trueup.store import Store
+from trueup.store.tables import TABLES
 
 FORMS = {
     "battery": "my battery charger number {} does not charge the battery",
@@ -89,12 +92,26 @@ def test_serving_embeds_in_a_process_beside_it_that_ends_with_it(project: Projec
         wait_for(lambda: project.vectors.count() == 143)
         project.store.add(interaction("train", 2, 99))
         wait_for(lambda: project.vectors.count() == 144)
+        one, other = list(project.store.each(Interaction))[3], interaction("train", 2, 100)
+        replace(project.store, one, other)
+        wait_for(
+            lambda: project.vectors.ids() >= {other.id} and one.id not in project.vectors.ids()
+        )
         listed = Path(f"/proc/{served.pid}/task/{served.pid}/children").read_text().split()
         (child,) = [one for one in listed if "--watch" in command_of(one)]
     finally:
         served.kill()  # it has no time to end its child
         served.wait()
     wait_for(lambda: "--watch" not in command_of(child))
+
+
+def replace(store: Store, one: Interaction, other: Interaction) -> None:
+    """In one transaction, so that nobody sees another number of them."""
+    table = TABLES[Interaction]
+    with store.writing() as connection:
+        connection.execute(delete(table).where(table.c.id == one.id))
+        row = {name: getattr(other, name) for name in ("id", "created_at", *Interaction.indexed)}
+        connection.execute(insert(table), row | {"body": other.model_dump_json()})
 
 
 def command_of(process: str) -> str:

@@ -171,6 +171,25 @@ def test_the_terminal_embeds_and_searches(
     assert found[0]["similarity"] > found[1]["similarity"]
 
 
+def test_a_user_is_asked_for_by_id_and_kept_under_pseudonyms(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scrub = project.scrub
+    assert scrub is not None
+    asked = [interaction(f"boil {t}", user="zoe", tenant=t) for t in ("rice", "eggs")]
+    project.store.add_all(scrub(one) for one in asked)
+    kept = {one.user for one in project.store.each(Interaction)}
+    assert "zoe" not in kept and len(kept) == 4, "ann, nobody, and a pseudonym a tenant"
+    run(project, "embed", "--json")
+    capsys.readouterr()
+    run(project, "search", "boil", "--user", "zoe", "--json")
+    assert len(json.loads(capsys.readouterr().out)) == 2
+    run(project, "search", "boil", "--user", "zoe", "--tenant", "eggs", "--json")
+    assert len(json.loads(capsys.readouterr().out)) == 1
+    run(project, "search", "boil", "--user", "zo", "--json")
+    assert json.loads(capsys.readouterr().out) == []
+
+
 def test_nothing_that_a_user_wrote_commands_the_terminal(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:

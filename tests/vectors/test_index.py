@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
+from trueup.errors import ConfigError
 from trueup.vectors import Filter, Index, Row
 from vector_rows import some_rows
 
@@ -17,6 +18,7 @@ def at(row: Row) -> str:
 def lets_through(where: Filter, row: Row) -> bool:
     return (
         all(getattr(row, name) == value for name, value in where.equals.items())
+        and (where.users is None or row.user in where.users)
         and (where.since is None or at(row) >= where.since)
         and (where.until is None or at(row) < where.until)
     )
@@ -48,6 +50,9 @@ FILTERS = [
     Filter(since=at(ROWS[100]), until=at(ROWS[160]), raised=True),
     Filter(user="' OR '1'='1"),
     Filter(user="nobody"),
+    Filter(users=("user-7", "user-9", "o'hara")),
+    Filter(users=("user-7", "user-9"), tenant="o'hara"),
+    Filter(users=()),
 ]
 
 
@@ -164,3 +169,33 @@ def test_an_index_that_grew_gets_new_centres(either: Callable[..., Index]) -> No
     index.add(rows[1_080:], vectors[1_080:])
     assert index.tend() and not index.tend()
     assert index.search(vectors[3_000], 1)[0].id == rows[3_000].id
+
+
+def test_more_ids_than_a_statement_takes(index: Index) -> None:
+    rows, _ = some_rows(30)
+    others = [f"interaction_none_{n}" for n in range(70_000)]
+    raised = index.count(Filter(raised=True))
+    index.mark_raised([*others, rows[1].id])
+    assert index.count(Filter(raised=True)) == raised + 1
+    before = index.count()
+    assert index.delete([*others, rows[1].id, rows[2].id]) == 2
+    assert index.count() == before - 2
+
+
+def test_vectors_of_another_size_are_refused_and_it_says_what_to_do(index: Index) -> None:
+    rows, vectors = some_rows(2, size=8, seed=5)
+    with pytest.raises(ConfigError, match=r"8 numbers.*32.*--rebuild"):
+        index.add(rows, vectors)
+    with pytest.raises(ConfigError, match=r"8 numbers.*32.*--rebuild"):
+        index.search(vectors[0], 3)
+
+
+def test_a_vector_of_zeros_is_near_to_nothing(index: Index) -> None:
+    (row,), _ = some_rows(1, seed=6)
+    _, vectors = some_rows(1)
+    expected = index.search(vectors[0], 20)
+    index.add([row], np.zeros((1, 32), np.float32))
+    assert index.search(vectors[0], 20) == expected
+    assert index.search(np.zeros(32, np.float32), 3) == []
+    every = index.count()
+    assert row.id not in {hit.id for hit in index.search(vectors[0], every, exact=True)}

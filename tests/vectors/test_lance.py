@@ -15,7 +15,7 @@ import pytest
 
 from trueup.errors import StorageError
 from trueup.store import Store
-from trueup.vectors import Index
+from trueup.vectors import Index, VectorsConfig, erase_vectors
 from vector_rows import some_rows
 
 Opener = Callable[..., Index]
@@ -78,6 +78,33 @@ def test_versions_are_cleaned_up_after_so_many_commits(store: Store, opened: Ope
     assert versions(store.folder) <= 2
     assert not index.tend(), "nothing is due"
     assert index.count() == 60
+
+
+def test_many_commits_in_a_short_time_are_not_compacted_one_by_one(opened: Opener) -> None:
+    """Versions of the last minutes stay for readers, and must not call for a round a commit."""
+    index = opened(compact_commits=5)
+    rows, vectors = some_rows(60)
+    rounds = 0
+    for at in range(60):
+        index.add(rows[at : at + 1], vectors[at : at + 1])
+        rounds += index.tend()
+    assert 60 // 12 <= rounds <= 60 // 5
+    assert index.count() == 60
+
+
+@pytest.mark.parametrize("kind", ["data", "_transactions"])
+def test_killed_in_its_first_commit_it_goes_on(store: Store, opened: Opener, kind: str) -> None:
+    index = opened()
+    rows, vectors = some_rows(20)
+    half = store.folder / "vectors" / f"{index.name}.lance" / kind
+    half.mkdir(parents=True)
+    (half / "half.lance").write_bytes(vectors.tobytes())
+    assert index.ids() == set() and index.search(vectors[0], 3) == []
+    if kind == "data":
+        assert erase_vectors(store, VectorsConfig(), [rows[0].id]) == 0
+        assert with_vector(store.folder, vectors[0]) == set()
+    index.add(rows, vectors)
+    assert index.count() == 20 and not (half / "half.lance").exists()
 
 
 def test_two_processes_write_and_compact_at_once(store: Store, opened: Opener) -> None:

@@ -64,6 +64,26 @@ def test_groups_are_those_of_all_pairs(either: Opener, threshold: float) -> None
         assert group.least == pytest.approx(min(cosines), abs=1e-5)
 
 
+@pytest.mark.parametrize("threshold", [0.7, 0.95, 1.0])
+def test_groups_of_many_rows_are_those_of_all_pairs(opened: Opener, threshold: float) -> None:
+    """More rows than a block has, more numbers a row than the bound looks at."""
+    rows, vectors = some_rows(1_500, size=128)
+    chance = np.random.default_rng(1)
+    vectors[700:] = vectors[chance.integers(700, size=800)]
+    vectors[900:] += 0.02 * chance.normal(size=(600, 128)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    index = opened()
+    index.add(rows, vectors)
+    found = duplicates(index, threshold=threshold)
+    assert {frozenset(one.ids) for one in found} == greedy(rows, vectors, threshold - 1e-5)
+    assert len(found) > 20
+    assert all(one.least >= threshold - 1e-5 for one in found)
+
+
+def test_groups_of_nothing(opened: Opener) -> None:
+    assert duplicates(opened()) == []
+
+
 def test_only_what_the_filter_lets_through_is_grouped(opened: Opener) -> None:
     rows, vectors = some_rows(40)
     vectors[:] = vectors[0]

@@ -10,8 +10,8 @@ __all__ = ["CaptureConfig", "CaptureRule"]
 
 
 class CaptureRule(StageConfig):
-    """Traffic by whose it is and where it goes. One pattern that fits is enough; `*` and `?` stand
-    for any characters, and an empty list fits nothing."""
+    """Traffic by whose it is and where it goes. One pattern that fits is enough; `*` stands for any
+    characters, `?` for one, all others for themselves; an empty list fits nothing."""
 
     tenants: tuple[str, ...] = ()
     """Names of the keys that requests come with."""
@@ -23,7 +23,7 @@ class CaptureRule(StageConfig):
     """The `model` of a request."""
 
     routes: tuple[str, ...] = ()
-    """Paths: `/v1/chat/completions`, `/v1/traces`."""
+    """Paths: `/v1/chat/completions`, `/v1/traces`, `/v1/logs`."""
 
 
 class CaptureConfig(StageConfig):
@@ -54,6 +54,11 @@ class CaptureConfig(StageConfig):
 
     recall_size: int = Field(default=2000, ge=0)
     """Requests that may stay so; the oldest go first, and also beyond `queue_mb`."""
+
+    beside: bool = True
+    """In front of an upstream, records are put together, scrubbed and written by a process beside
+    the gateway, which then shares no interpreter with requests. False: by a thread in it, for
+    machines where 100 MB count more than a millisecond."""
 
     queue_size: int = Field(default=1000, ge=1)
     """Interactions that may wait to be written. When it is full the newest are dropped and

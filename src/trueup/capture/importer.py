@@ -84,8 +84,10 @@ def import_file(
              assistant turn, with an empty prompt or answer, two equal answers, prompts that
              differ, unknown roles, or content that is not text. Counted in
              `ImportResult.skipped`. Blank lines are no rows.
-    Keeps:   the file's name as `source` on every record, and as the annotator on labels. A file
-             under a new name is therefore another source, and its rows are new records.
+    Keeps:   the file's name as `source` on every record, and as the annotator on labels; on
+             interactions also whose they are, from the columns `user` (or `user_id`, or
+             `safety_identifier`) and `tenant`. A file under a new name is another source, and
+             its rows are new records.
     Again:   a second run over the same file writes nothing; equal rows are one record.
     Killed:  finished batches stay, the one under way leaves nothing. Run it again for the rest.
              A power cut may take finished batches, too, until the import has returned.

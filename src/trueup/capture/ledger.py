@@ -16,20 +16,24 @@ import json
 import mmap
 import os
 import secrets
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from trueup.records import Interaction
 from trueup.store import Store, storage_errors
+from trueup.store.tables import ERASED, TABLES
 
-__all__ = ["Crash", "Ledger", "crashes"]
+__all__ = ["Crash", "Handover", "Ledger", "crashes"]
 
 PAGE = 4096
-MAGIC = 0x7472756575700001
-ACCEPTED, SETTLED, PENDING = 1, 2, 3  # 8-byte words; word 0 is the magic number
-ID_AT, ID_BYTES = 64, 64
-STARTED_AT, STARTED_BYTES = 128, 32
+MAGIC = 0x7472756575700002
+# 8-byte words, each with one writer; word 0 is the magic number
+ACCEPTED, SETTLED, PENDING, HANDED, NUM_IDS = 1, 2, 3, 4, 5
+STARTED_AT, STARTED_BYTES = 64, 32
+IDS_AT, ID_BYTES = 128, 10  # the hex digits of ids, as bytes
+MAX_IDS = (PAGE - IDS_AT) // ID_BYTES
 
 
 class Crash(NamedTuple):
@@ -67,7 +71,7 @@ class Ledger:
             self._file.close()
             unlocked.unlink(missing_ok=True)
             raise
-        self._words = memoryview(self._page).cast("Q")
+        self._words: Any = memoryview(self._page).cast("Q")
         self._page[STARTED_AT : STARTED_AT + STARTED_BYTES] = _now().encode().ljust(STARTED_BYTES)
         self._words[0] = MAGIC
         os.rename(unlocked, self._path)  # only now may others find it
@@ -76,24 +80,45 @@ class Ledger:
         """So many more are in our hands."""
         self._words[ACCEPTED] += number
 
-    def begin(self, number: int, first_id: str) -> None:
-        """A commit of so many is about to be tried; whether it arrived shows in its first id."""
+    def begin(self, ids: Sequence[str]) -> None:
+        """A commit of these is about to be tried. It has arrived where all of them are there: one
+        alone may have been there before."""
         self._words[PENDING] = 0
-        self._page[ID_AT : ID_AT + ID_BYTES] = first_id.encode()[:ID_BYTES].ljust(ID_BYTES)
-        self._words[PENDING] = self._words[SETTLED] + number
+        noted = b"".join(filter(None, map(_packed, ids[:MAX_IDS])))
+        self._page[IDS_AT : IDS_AT + len(noted)] = noted
+        self._words[NUM_IDS] = len(noted) // ID_BYTES
+        self._words[PENDING] = self._words[SETTLED] + len(ids)
 
     def settle(self, number: int) -> None:
         """So many are stored, or counted as given up."""
         self._words[SETTLED] += number
 
+    @property
+    def path(self) -> Path:
+        """Where the account is, for `Handover`."""
+        return self._path
+
     def close(self) -> None:
         """Close the account; it is kept only where something is owed."""
-        is_settled = self._words[ACCEPTED] == self._words[SETTLED]
+        is_settled = self._words[ACCEPTED] == self._words[SETTLED] + self._words[HANDED]
         self._words.release()
         self._page.close()
         if is_settled:
             self._path.unlink(missing_ok=True)
         self._file.close()
+
+
+class Handover:
+    """The other end of an account: who takes interactions over from a process notes it there, so
+    that those are not missed if it is killed."""
+
+    def __init__(self, path: Path) -> None:
+        with path.open("r+b") as file:
+            self._words: Any = memoryview(mmap.mmap(file.fileno(), PAGE)).cast("Q")
+
+    def took(self, number: int) -> None:
+        """So many are in the hands of this process."""
+        self._words[HANDED] += number
 
 
 def crashes(store: Store) -> list[Crash]:
@@ -151,12 +176,31 @@ def _read(name: str, page: bytes, store: Store) -> Crash | None:
     if len(page) < PAGE or words[0] != MAGIC:
         return None
     accepted, settled, pending = words[ACCEPTED], words[SETTLED], words[PENDING]
+    handed = words[HANDED]
     if pending > settled:
-        first_id = page[ID_AT : ID_AT + ID_BYTES].decode(errors="replace").strip()
-        if store.get_all(Interaction, [first_id]):
+        end = IDS_AT + ID_BYTES * min(words[NUM_IDS], MAX_IDS)
+        noted = (page[at : at + ID_BYTES] for at in range(IDS_AT, end, ID_BYTES))
+        ids = [f"{Interaction.tag}_{one.hex()}" for one in noted]
+        if ids and _are_settled(ids, store):
             settled = pending
     started = page[STARTED_AT : STARTED_AT + STARTED_BYTES].decode(errors="replace").strip()
-    return Crash(name, started, accepted, max(0, accepted - settled))
+    return Crash(name, started, accepted, max(0, accepted - settled - handed))
+
+
+def _are_settled(ids: list[str], store: Store) -> bool:
+    """True where each is in the store, or was and has been erased."""
+    with store.reading() as connection:
+        found = store.known(connection, TABLES[Interaction], ids)
+        return found.issuperset(set(ids) - store.known(connection, ERASED, ids))
+
+
+def _packed(record_id: str) -> bytes:
+    """The digits of an id; nothing where somebody gave it another form."""
+    try:
+        packed = bytes.fromhex(record_id.rpartition("_")[2])
+    except ValueError:
+        return b""
+    return packed if len(packed) == ID_BYTES else b""
 
 
 def _now() -> str:

@@ -8,6 +8,7 @@ Half of a conversation would teach the wrong thing.
 """
 
 import json
+import re
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -15,11 +16,12 @@ from pydantic import ValidationError
 from trueup.capture.shapes import Skip
 from trueup.records import Completion, Interaction, Message, Sampling, ToolCall
 
-__all__ = ["Sender", "read_interactions"]
+__all__ = ["Sender", "read_interactions", "user_of"]
 
 Json = dict[str, Any]
 
 FINISHES = ("stop", "length", "tool_calls", "content_filter")
+LINE_END = re.compile(r"\r\n|\n|\r")  # those of event streams; `splitlines` knows more
 TEXT_PARTS = ("text", "input_text", "output_text")
 
 
@@ -66,7 +68,7 @@ def read_interactions(asked: object, said: object, sender: Sender) -> list[Inter
                 source=sender.source,
                 request_id=f"{request_id}-{i}" if i and request_id else request_id,
                 model=model,
-                user=_text_of(sender.user) or _text_of(asked.get("user")) or None,
+                user=_text_of(sender.user) or _text_of(user_of(asked)) or None,
                 tenant=_text_of(sender.tenant) or None,
                 tools=tuple(tools),
                 error=error,
@@ -80,6 +82,12 @@ def read_interactions(asked: object, said: object, sender: Sender) -> list[Inter
         ]
     except (ValidationError, UnicodeEncodeError, ValueError) as error:
         raise Skip("a field cannot be used", str(error).splitlines()[0]) from None
+
+
+def user_of(asked: Json) -> str | None:
+    """Whose request it is: `user`, or the field that OpenAI has in its place by now."""
+    names = (asked.get("user"), asked.get("safety_identifier"))
+    return next((one for one in names if isinstance(one, str) and one), None)
 
 
 def _check_tools(tools: object) -> None:
@@ -114,7 +122,7 @@ def _message(turn: object) -> Message:
     if not isinstance(role, str) or not role:
         raise Skip("unknown role", role)
     return Message(
-        role="system" if role == "developer" else role,
+        role="system" if role == "developer" else _whole(role),
         content=_content(turn.get("content")),
         tool_calls=_calls(turn),
         tool_call_id=_text_of(turn.get("tool_call_id")),
@@ -204,7 +212,7 @@ def _answer(said: object) -> Json:
 
 
 def _events(text: str) -> list[Any]:
-    lines = (line[5:].strip() for line in text.splitlines() if line.startswith("data:"))
+    lines = (line[5:].strip() for line in LINE_END.split(text) if line.startswith("data:"))
     try:
         return [json.loads(line) for line in lines if line and line != "[DONE]"]
     except (ValueError, RecursionError):

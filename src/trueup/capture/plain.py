@@ -14,12 +14,13 @@ from typing import Any
 
 from pydantic_core import to_json as quoted
 
-from trueup.capture.shapes import ROLES, Origin, Row
+from trueup.capture.shapes import ROLES, TENANT_COLUMNS, USER_COLUMNS, Origin, Row
 from trueup.records import Completion, Interaction, Message
 
 __all__ = ["PlainRows"]
 
 QUOTED = {name: (role, quoted(role)) for name, role in ROLES.items()}
+OWNERS = {*USER_COLUMNS, *TENANT_COLUMNS}
 ANSWER, CONTENT, ROLE, SOURCE, TIME = "<answer>", "<content>", "<role>", "<source>", "<time>"
 
 Turn = tuple[bytes, bytes]
@@ -80,7 +81,7 @@ class PlainRows:
 def _plain(raw: Row) -> tuple[list[Turn], bytes] | None:
     """The turns before the answer (role and text, quoted) and the answer, quoted."""
     get = raw.get
-    if get("label") is not None or get("chosen") is not None:
+    if get("label") is not None or get("chosen") is not None or not OWNERS.isdisjoint(raw):
         return None
     prompt, answer = get("prompt"), get("completion")
     if prompt is not None and answer is not None:

@@ -22,7 +22,8 @@ class Recall:
     def __init__(self, keep_s: float, max_groups: int, max_bytes: float) -> None:
         self._keep_s, self._max_groups, self._max_bytes = keep_s, max_groups, max_bytes
         self._groups: OrderedDict[str, tuple[float, int, Group]] = OrderedDict()
-        self._first_of: dict[str, str] = {}  # any request id or record id -> the group's key
+        # any request id or record id -> by tenant, the latest last, the group's key
+        self._keys_of: dict[str, dict[str | None, str]] = {}
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -38,14 +39,21 @@ class Recall:
         self._groups[key] = (time.monotonic() + self._keep_s, size, tuple(group))
         self._bytes += size
         for name in _names(group):
-            self._first_of[name] = key
+            keys = self._keys_of.setdefault(name, {})
+            keys.pop(group[0].tenant, None)
+            keys[group[0].tenant] = key
         self._expire()
 
-    def take(self, name: str) -> Group:
+    def take(self, name: str, tenant: str | None = None) -> Group:
         """The interactions of the request with this request id, or that hold the record with this
-        id; empty if there are none any more. They are held no longer."""
+        id; empty if there are none any more. They are held no longer.
+
+        Args:
+            tenant: whose it must be; by default the latest of anybody's.
+        """
         self._expire()
-        return self._drop(self._first_of.get(name, ""))
+        keys = self._keys_of.get(name, {})
+        return self._drop(keys.get(tenant, "") if tenant else next(reversed(keys.values()), ""))
 
     def _expire(self) -> None:
         now = time.monotonic()
@@ -62,8 +70,11 @@ class Recall:
         _, size, group = self._groups.pop(key)
         self._bytes -= size
         for name in _names(group):
-            if self._first_of.get(name) == key:
-                del self._first_of[name]
+            keys = self._keys_of.get(name, {})
+            if keys.get(group[0].tenant) == key:
+                del keys[group[0].tenant]
+                if not keys:
+                    del self._keys_of[name]
         return group
 
 

@@ -2,11 +2,13 @@
 
     request ── record() ──> bounded queue ──> one writer thread ──> store, a batch a commit
 
+The thread writes by itself, or hands over to a process beside, see `capture.beside`.
+
 The promise: `record` neither blocks nor raises, whatever the disk, the database or the record is
 like, and nothing gets lost without being counted. At any moment
 
     sent = captured + dropped + failed + skipped_by_rate + skipped_by_rule + skipped_not_text
-           + waiting
+           + skipped_known + skipped_erased + waiting
 
 holds, and what a kill takes away is in the `ledger`. Each kind of trouble is logged once.
 Feedback and mirrored traffic do not go this way: their sender is told that they are kept, so they
@@ -20,29 +22,37 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from trueup.capture.beside import Told, WriterProcess
 from trueup.capture.config import CaptureConfig
 from trueup.capture.ledger import Ledger, crashes
 from trueup.capture.recall import Recall, size_of
 from trueup.capture.rules import why_left_out
-from trueup.errors import DataError, StorageError
-from trueup.privacy import Scrub
+from trueup.errors import DataError, RecordNotFound, StorageError
+from trueup.privacy import Scrub, Scrubber
 from trueup.records import Feedback, Interaction
 from trueup.store import Store
 
-__all__ = ["Kept", "Recorder", "Scrub"]
+__all__ = ["Item", "Kept", "Recorder", "Scrub"]
 
 Build = Callable[[], Sequence[Interaction]]
 REASONS: dict[str, tuple[str, ...]] = {
     "captured": ("",),
     "dropped": ("queue_size", "queue_mb", "closed"),
     "failed": ("build", "scrub", "storage", "record"),
-    "skipped": ("rate", "rule", "not_text"),
+    "skipped": ("rate", "rule", "not_text", "known", "erased"),
 }
 """What can become of an interaction, and why."""
 
+HAND_OVER = 0.2
+"""Of the time that a commit waits for company, how long a batch for the process beside does."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 1.0
-PASSING = ("locked", "busy", "full", "no space", "i/o", "unable to open", "connect", "timeout")
-"""Words in complaints of a store that may yet come round."""
+PASSING = (
+    *("locked", "busy", "full", "no space", "i/o", "unable to open", "connect", "timeout"),
+    *("deadlock", "could not serialize", "read-only transaction", "recovery"),
+    *("starting up", "shutting down", "accepting", "too many clients"),
+)
+"""Words in complaints of a store that may yet come round. Postgres: a server that fails over is
+read-only or in recovery for a while."""
 
 _log = logging.getLogger(__name__)
 
@@ -53,10 +63,11 @@ class Kept(NamedTuple):
     ids: tuple[str, ...]
     """Of its interactions; they are on disk unless `skipped` says why not."""
     skipped: str
-    """`rate`, `rule`, or `scrub` where it could not be scrubbed; empty where it was kept."""
+    """`rate`, `rule`, `scrub` where it could not be scrubbed, `erased` where it was and so stays
+    away; empty where it was kept, now or before."""
 
 
-class _Item(NamedTuple):
+class Item(NamedTuple):
     """What one request put into the queue."""
 
     build: Build
@@ -70,21 +81,36 @@ class _Item(NamedTuple):
 class Recorder:
     """A bounded queue in front of the store. Safe to call from any thread."""
 
-    def __init__(self, store: Store, config: CaptureConfig, *, scrub: Scrub | None = None) -> None:
-        self._store, self._config, self._scrub = store, config, scrub
+    def __init__(
+        self,
+        store: Store,
+        config: CaptureConfig,
+        *,
+        scrub: Scrub | None = None,
+        beside: WriterProcess | None = None,
+    ) -> None:
+        """
+        Args:
+            beside: writes what `record_later` brings, with the same settings. It is closed with us.
+        """
+        self._store, self._config, self._scrub, self._beside = store, config, scrub, beside
         self._max_bytes = config.queue_mb * 1e6
-        self._waiting: deque[_Item] = deque()
+        self._waiting: deque[Item] = deque()
         self._num_waiting = self._num_bytes = 0
         self._lock = threading.RLock()
         self._work, self._done = threading.Condition(self._lock), threading.Condition(self._lock)
         self._num_in = self._num_out = self._hurry_to = 0  # items
         self._closing_at: float | None = None
-        self._sent = self._unsettled = self._recalled = self._retries = 0
+        self._sent = self._unsettled = self._handed = self._recalled = self._retries = 0
         self._counts: Counter[tuple[str, str]] = Counter()
         self._recall = Recall(config.recall_s, config.recall_size, self._max_bytes)
         self._warned: set[str] = set()
         self._num_lost = self._look_back()
         self._ledger = self._open_ledger()
+        self._company_s = config.commit_ms / 1000
+        if beside:
+            beside.open(self._ledger.path if self._ledger else None)
+            self._company_s *= HAND_OVER
         self._thread = threading.Thread(target=self._write_all, name="trueup-capture", daemon=True)
         self._thread.start()
 
@@ -107,7 +133,7 @@ class Recorder:
             if interactions and self._admit(interactions, route, 0):
                 size = sum(map(size_of, interactions))
                 self._enqueue(
-                    _Item(lambda: interactions, len(interactions), size, route, is_admitted=True)
+                    Item(lambda: interactions, len(interactions), size, route, is_admitted=True)
                 )
         except Exception as error:  # the caller is a user's request: nothing may get through
             self._fail(error)
@@ -119,9 +145,14 @@ class Recorder:
             size: bytes that wait with it: the request's body and the answer's.
         """
         try:
-            self._enqueue(_Item(build, 1, size, route, is_admitted=False))
+            self._enqueue(Item(build, 1, size, route, is_admitted=False))
         except Exception as error:
             self._fail(error)
+
+    def put(self, items: Sequence[Item]) -> None:
+        """Queue what another recorder hands over."""
+        for item in items:
+            self._enqueue(item)
 
     # --- for senders who wait -------------------------------------------------------------------
 
@@ -131,6 +162,7 @@ class Recorder:
         Raises:
             StorageError: it could not be written.
             DataError: it could not be scrubbed.
+            RecordNotFound: what it is about was erased meanwhile.
         """
         try:
             clean = self._scrub(feedback) if self._scrub else feedback
@@ -141,7 +173,13 @@ class Recorder:
                 expected="text that privacy.scrubber can read",
                 next="see the gateway's log",
             ) from None
-        self._store.add(clean)
+        if not self._store.add(clean) and not self._store.get_all(Feedback, [clean.id]):
+            raise RecordNotFound(
+                "The answer that this feedback is about was erased",
+                got=clean.interaction_id,
+                expected="an answer that is still there",
+                next="nothing: there is no such answer any more",
+            )
         return clean
 
     def keep(self, requests: Sequence[Sequence[Interaction]], *, route: str = "") -> list[Kept]:
@@ -158,19 +196,11 @@ class Recorder:
                 left = why_left_out(self._config, group[0], route) or ""
                 kept.append(Kept(tuple(one.id for one in group), left))
                 continue
-            with self._lock:
-                self._sent += len(group)
             clean = [one for one in map(self._scrubbed, group) if one]
             wanted += clean
             kept.append(Kept(tuple(one.id for one in clean), "" if clean else "scrub"))
-        try:
-            if wanted:
-                self._store.add_all(wanted)
-        except Exception:
-            self._count("failed", "storage", len(wanted))
-            raise
-        self._count("captured", "", len(wanted))
-        return kept
+        erased = self._kept_now(wanted, self._store.add_all)
+        return [_without(one, erased) for one in kept] if erased else kept
 
     def recall(self, name: str, tenant: str | None = None) -> list[Interaction]:
         """Bring in a request that the rate had left out; it is on disk when this returns.
@@ -180,29 +210,32 @@ class Recorder:
             tenant: whose it must be, if it matters.
 
         Returns:
-            Its interactions as they were written; empty if it is not remembered (any more).
+            Its interactions as they were written; empty if it is not remembered (any more), or if
+            somebody's traffic was erased since it was: it may be theirs.
 
         Raises:
             StorageError: it could not be written. It is remembered still.
         """
         with self._lock:
-            group = self._recall.take(name)
-            if tenant and group and group[0].tenant != tenant:
-                self._recall.hold(group)
-                return []
-            self._sent += len(group)
-            self._recalled += len(group)
+            group = self._recall.take(name, tenant)
+        if not group and self._beside:
+            return self._beside.recall(name, tenant)
         clean = [one for one in map(self._scrubbed, group) if one]
         try:
-            if clean:
-                self._store.add_all(clean)
+            erased = self._kept_now(clean, self._store.add_late)
         except Exception:
             with self._lock:
-                self._counts["failed", "storage"] += len(clean)
                 self._recall.hold(group)
             raise
-        self._count("captured", "", len(clean))
-        return clean
+        found = [one for one in clean if one.id not in erased]
+        with self._lock:
+            self._recalled += len(found)
+        return found
+
+    def known_as(self, request_id: str) -> str:
+        """What this request id is in the store, where scrubbing may have changed it."""
+        scrub = self._scrub
+        return scrub.request_id(request_id) if isinstance(scrub, Scrubber) else request_id
 
     # --- what it all came to --------------------------------------------------------------------
 
@@ -211,30 +244,35 @@ class Recorder:
         """Interactions `sent`, and what became of them: on disk (`captured`), no room (`dropped`),
         `failed`, skipped, `waiting`. Beside that sum: how many of the captured were `recalled` by
         feedback, commits tried again (`retries`), and interactions `lost_in_crashes` of earlier
-        processes on this store."""
+        processes on this store. Takes a moment where a process beside is asked."""
+        told = self._beside.told() if self._beside else Told({}, {})
         with self._lock:
             total = {
                 kind: sum(self._counts[kind, why] for why in REASONS[kind])
                 for kind in ("captured", "dropped", "failed")
             }
             skipped = {
-                f"skipped{'_by' if why != 'not_text' else ''}_{why}": self._counts["skipped", why]
+                f"skipped{'_by' if why in ('rate', 'rule') else ''}_{why}": number
                 for why in REASONS["skipped"]
+                for number in [self._counts["skipped", why]]
             }
-            beside = {
-                "recalled": self._recalled,
-                "retries": self._retries,
-                "lost_in_crashes": self._num_lost,
-            }
-            sums = {"sent": self._sent, **total, **skipped, "waiting": self._unsettled}
-            return sums | beside
+            more = {"recalled": self._recalled, "retries": self._retries}
+            waiting = self._unsettled + self._handed - told.handed
+            sent = self._sent - told.handed
+            lost = self._num_lost + told.lost
+        own = {"sent": sent, **total, **skipped, "waiting": waiting, **more}
+        sums = {name: number + told.counters.get(name, 0) for name, number in own.items()}
+        return sums | {"lost_in_crashes": lost}
 
     @property
     def reasons(self) -> dict[tuple[str, str], int]:
         """The same by outcome and reason: `("dropped", "queue_mb")`."""
+        theirs = self._beside.told().reasons if self._beside else {}
         with self._lock:
             return {
-                (kind, why): self._counts[kind, why] for kind in REASONS for why in REASONS[kind]
+                (kind, why): self._counts[kind, why] + theirs.get((kind, why), 0)
+                for kind in REASONS
+                for why in REASONS[kind]
             }
 
     # --- from the server's side -----------------------------------------------------------------
@@ -245,7 +283,8 @@ class Recorder:
             target = self._num_in
             self._hurry_to = max(self._hurry_to, target)
             self._work.notify()
-            return self._done.wait_for(lambda: self._num_out >= target, timeout_s)
+            is_out = self._done.wait_for(lambda: self._num_out >= target, timeout_s)
+        return is_out and (self._beside is None or self._beside.flush(timeout_s))
 
     def close(self, timeout_s: float = 30.0) -> None:
         """Write what is queued, then stop. What is recorded afterwards counts as dropped."""
@@ -254,6 +293,8 @@ class Recorder:
                 self._closing_at = time.monotonic() + timeout_s
             self._work.notify_all()
         self._thread.join(timeout_s)
+        if self._beside and not self._beside.close(max(1.0, self._closing_at - time.monotonic())):
+            self._warn("closed", "Capture was closed before its writer was through")
         with self._lock:
             if self._thread.is_alive():
                 self._warn("closed", f"Capture was closed with {self._unsettled} records unwritten")
@@ -285,7 +326,7 @@ class Recorder:
                 self._recall.hold(interactions)
         return False
 
-    def _enqueue(self, item: _Item) -> None:
+    def _enqueue(self, item: Item) -> None:
         with self._lock:
             self._sent += item.number
             reason = self._no_room(item)
@@ -305,7 +346,7 @@ class Recorder:
             why = "capture is closed" if reason == "closed" else "the store is slower than traffic"
             self._warn("dropped", f"Interactions are being dropped: {why}")
 
-    def _no_room(self, item: _Item) -> str:
+    def _no_room(self, item: Item) -> str:
         if self._closing_at is not None:
             return "closed"
         if self._num_waiting + item.number > self._config.queue_size:
@@ -326,7 +367,8 @@ class Recorder:
     def _write_all(self) -> None:
         while items := self._take():
             try:
-                self._write([one for item in items for one in self._opened(item)])
+                if not self._hand_over(items):
+                    self._write([one for item in items for one in self._opened(item)])
             except Exception as error:  # a fault of ours: those behind must not wait for ever
                 self._warn("writer", f"A commit was abandoned: {error!r}")
             finally:
@@ -334,12 +376,22 @@ class Recorder:
                     self._num_out += len(items)
                     self._done.notify_all()
 
-    def _take(self) -> list[_Item]:
+    def _hand_over(self, items: list[Item]) -> bool:
+        """True where the process beside has them now, and accounts for them."""
+        if self._beside is None or not self._beside.take(items):
+            return False
+        number = sum(item.number for item in items)
+        with self._lock:
+            self._handed += number
+            self._unsettled -= number
+        return True
+
+    def _take(self) -> list[Item]:
         """The items of the next commit; empty once closed and drained."""
-        items: list[_Item] = []
+        items: list[Item] = []
         with self._lock:
             self._work.wait_for(lambda: self._waiting or self._closing_at is not None)
-            self._work.wait_for(self._is_due, self._config.commit_ms / 1000)
+            self._work.wait_for(self._is_due, self._company_s)
             number = 0
             while self._waiting and number < self._config.commit_size:
                 item = self._waiting.popleft()
@@ -349,7 +401,7 @@ class Recorder:
                 self._num_bytes -= item.size
         return items
 
-    def _opened(self, item: _Item) -> list[Interaction]:
+    def _opened(self, item: Item) -> list[Interaction]:
         """The records of an item, ready to be written; what is left out is counted."""
         interactions = self._built(item.build, item.number)
         if not interactions:
@@ -372,23 +424,33 @@ class Recorder:
             return clean if clean is one else clean.model_copy(update={"id": clean.expected_id()})
         except Exception as error:  # its text may be the very thing that must not be written
             self._warn("scrub", f"Interactions could not be scrubbed: {type(error).__name__}")
-            with self._lock:
-                self._counts["failed", "scrub"] += 1
-                self._take_in(-in_queue, settles=True)
+            self._settle("failed", "scrub", 1, in_queue)
             return None
+
+    def _kept_now(
+        self, records: Sequence[Interaction], add: Callable[[Sequence[Interaction]], int]
+    ) -> set[str]:
+        """Write for a sender who waits, and count it; the ids of what stays away as erased."""
+        try:
+            new = add(records) if records else 0
+        except Exception:
+            self._settle("failed", "storage", len(records), 0)
+            raise
+        return self._settle_written(records, new, 0)
 
     def _write(self, records: list[Interaction]) -> None:
         """Commit a batch and count what became of it."""
         if not records:
             return
         give_up, pause = time.monotonic() + self._config.retry_s, FIRST_PAUSE_S
+        is_first_try = True
         while True:
             try:
                 with self._lock:
                     if self._ledger:
-                        self._ledger.begin(len(records), records[0].id)
-                self._store.add_all(records)
-                self._settle("captured", "", len(records), len(records))
+                        self._ledger.begin([one.id for one in records])
+                new = self._store.add_all(records)
+                self._settle_written(records, new, 1, may_be_ours=not is_first_try)
                 return
             except StorageError as error:
                 self._warn("storage", f"Interactions could not be kept: {error}")
@@ -396,13 +458,17 @@ class Recorder:
                     self._settle("failed", "storage", len(records), len(records))
                     return
                 time.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE_S)
+                pause, is_first_try = min(2 * pause, LONGEST_PAUSE_S), False
             except Exception as error:
                 break_up = error  # not the disk, so a record: alone it fails, its neighbours do not
                 break
+        good = [one for one in records if _is_writable(one)]
         if len(records) == 1:
+            good = []
+        if num_bad := len(records) - len(good):
             self._warn("record", f"An interaction could not be kept: {break_up}")
-            self._settle("failed", "record", 1, 1)
+            self._settle("failed", "record", num_bad, num_bad)
+            self._write(good)
             return
         for one in records:
             self._write([one])
@@ -415,6 +481,30 @@ class Recorder:
         return may
 
     # --- counting -------------------------------------------------------------------------------
+
+    def _settle_written(
+        self, records: Sequence[Interaction], new: int, in_queue: int, *, may_be_ours: bool = False
+    ) -> set[str]:
+        """Count a commit of which `new` were new; the ids of what was erased, and stays away.
+
+        Args:
+            may_be_ours: an earlier try may have arrived although it seemed to fail, so that what
+                is there already is counted as captured.
+        """
+        erased, num_erased = set[str](), 0
+        if new < len(records):
+            ids = [one.id for one in records]
+            erased = set(ids) - {one for (one,) in self._store.values(Interaction, "id", among=ids)}
+            num_erased = min(sum(one in erased for one in ids), len(ids) - new)
+        known = len(records) - new - num_erased
+        with self._lock:
+            for kind, why, number in (
+                ("captured", "", new + (known if may_be_ours else 0)),
+                ("skipped", "known", 0 if may_be_ours else known),
+                ("skipped", "erased", num_erased),
+            ):
+                self._settle(kind, why, number, number * in_queue)
+        return erased
 
     def _settle(self, kind: str, why: str, number: int, in_queue: int) -> None:
         """Count an outcome. Of the interactions it is about, `in_queue` had been taken in as
@@ -432,10 +522,6 @@ class Recorder:
                 self._ledger.settle(-number)
             else:
                 self._ledger.accept(number)
-
-    def _count(self, kind: str, why: str, number: int) -> None:
-        with self._lock:
-            self._counts[kind, why] += number
 
     def _fail(self, error: Exception) -> None:
         self._settle("failed", "record", 1, 0)
@@ -465,3 +551,20 @@ class Recorder:
         except OSError as error:
             self._warn("ledger", f"What a kill would take cannot be counted: {error}")
             return None
+
+
+def _without(kept: Kept, erased: set[str]) -> Kept:
+    """What is told where some of it was erased."""
+    if kept.skipped or erased.isdisjoint(kept.ids):
+        return kept
+    ids = tuple(one for one in kept.ids if one not in erased)
+    return Kept(ids, "" if ids else "erased")
+
+
+def _is_writable(one: Interaction) -> bool:
+    """False where half of a character, say, keeps it out of any store."""
+    try:
+        one.model_dump_json().encode()
+    except ValueError:
+        return False
+    return True

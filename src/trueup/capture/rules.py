@@ -7,7 +7,7 @@ from typing import Literal
 from trueup.capture.config import CaptureConfig, CaptureRule
 from trueup.records import Interaction
 
-__all__ = ["Left", "why_left_out"]
+__all__ = ["Left", "fits", "why_left_out"]
 
 Left = Literal["rate", "rule"]
 
@@ -27,6 +27,11 @@ def why_left_out(config: CaptureConfig, first: Interaction, route: str = "") -> 
     return None if _draw(config, first) < config.rate else "rate"
 
 
+def fits(value: str, pattern: str) -> bool:
+    """True where a pattern of `*` and `?` fits; every other letter stands for itself, `[` too."""
+    return fnmatchcase(value, pattern.replace("[", "[[]"))
+
+
 def _fits(rule: CaptureRule, one: Interaction, route: str) -> bool:
     asked = (
         (rule.tenants, one.tenant),
@@ -35,7 +40,7 @@ def _fits(rule: CaptureRule, one: Interaction, route: str) -> bool:
         (rule.routes, route),
     )
     return any(
-        value and any(fnmatchcase(value, pattern) for pattern in patterns)
+        value and any(fits(value, pattern) for pattern in patterns)
         for patterns, value in asked
         if patterns
     )

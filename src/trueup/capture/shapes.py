@@ -9,8 +9,8 @@
     implicit             chosen, rejected: dialogues as turns         Label, two candidates
 
 A row of the first three with a boolean `label` is unpaired signal: a Label with one candidate,
-scored +1 or -1. A turn is {"role", "content"} or {"from", "value"}; columns not named here are
-left alone.
+scored +1 or -1. A turn is {"role", "content"} or {"from", "value"}. `user` (or `user_id`, or
+`safety_identifier`) and `tenant` say whose an interaction is. Other columns are left alone.
 
 The promise: a row gives exactly one record, or raises `Skip` with the reason. Nothing is guessed:
 text is stored as it stands (only the blanks around an `hh` turn, which belong to its markup, go).
@@ -26,6 +26,9 @@ from trueup.records import AnnotatorKind, Completion, Interaction, Label, Messag
 __all__ = ["SHAPES", "Origin", "Shape", "Skip", "to_record"]
 
 Row = dict[str, Any]
+
+USER_COLUMNS = ("user", "user_id", "safety_identifier")
+TENANT_COLUMNS = ("tenant",)
 
 ROLES = {
     "system": "system",
@@ -95,11 +98,26 @@ def to_record(row: object, origin: Origin, shape: str | None = None) -> Interact
     desirable = row.get("label")
     if desirable is None:
         return Interaction(
-            prompt=parsed.prompt, completion=_completion(parsed.text), source=f"file:{origin.file}"
+            prompt=parsed.prompt,
+            completion=_completion(parsed.text),
+            source=f"file:{origin.file}",
+            user=_owner(row, USER_COLUMNS),
+            tenant=_owner(row, TENANT_COLUMNS),
         )
     if not isinstance(desirable, bool):  # 1 may be "good" or one star of five
         raise Skip("label is neither true nor false", desirable)
     return _label(origin, parsed.prompt, (parsed.text,), (1.0 if desirable else -1.0,))
+
+
+def _owner(row: Row, columns: tuple[str, ...]) -> str | None:
+    """The first of these columns that holds a name or a number; others name nobody."""
+    found = (row.get(name) for name in columns)
+    named = (one for one in found if isinstance(one, str) or _is_number(one))
+    return next((_text(str(one)) for one in named if one != ""), None)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is int and abs(value) < 2**63
 
 
 def _shape_of(row: Row, wanted: str | None) -> Shape:

@@ -1,14 +1,16 @@
-"""Spans of OpenTelemetry that tell of a model's answer, in the form OpenAI's API writes it.
+"""What OpenTelemetry tells of a model's answer, in the form OpenAI's API writes it: spans, and logs
+of the event that stands for one.
 
 Three ways of writing them are read, told apart by the attributes that are there:
 
-    current        gen_ai.input.messages, gen_ai.output.messages: JSON, on the span or on its event
-                   gen_ai.client.inference.operation.details
+    current        gen_ai.input.messages, gen_ai.output.messages: JSON, on the span, on its event
+                   gen_ai.client.inference.operation.details, or on a log record of that name
     previous       gen_ai.prompt.0.content, gen_ai.completion.0.content; or the events
                    gen_ai.user.message, gen_ai.choice and their kin
     OpenInference  llm.input_messages.0.message.content, llm.output_messages.0.message.content
 
-A span is a dict as OTLP writes it in JSON. Spans about anything else are none of ours.
+A span is a dict as OTLP writes it in JSON, and so is a log record. Those about anything else are
+none of ours.
 """
 
 import json
@@ -18,7 +20,7 @@ from trueup.capture.openai_form import Json, Sender, read_interactions
 from trueup.capture.shapes import Skip
 from trueup.records import Interaction
 
-__all__ = ["read_span"]
+__all__ = ["read_log", "read_span"]
 
 ANSWERS = ("chat", "text_completion", "generate_content", "completion")
 DETAILS = "gen_ai.client.inference.operation.details"
@@ -48,9 +50,9 @@ def read_span(span: Json, tenant: str | None = None) -> list[Interaction]:
     prompt, choices = _conversation(said, events)
     error = _error(span, said)
     if not prompt:
-        raise Skip("the span has no messages: switch the recording of content on")
+        raise Skip("no messages: switch the recording of content on")
     if not choices and not error:
-        raise Skip("the span has no answer: switch the recording of content on")
+        raise Skip("no answer: switch the recording of content on")
     return read_interactions(
         _request(said, prompt),
         {"choices": choices, "usage": _usage(said)},
@@ -62,6 +64,22 @@ def read_span(span: Json, tenant: str | None = None) -> list[Interaction]:
             latency_ms=_latency_ms(span),
             error=error,
         ),
+    )
+
+
+def read_log(record: Json, tenant: str | None = None) -> list[Interaction]:
+    """As `read_span`, of a log record. It says all that a span would, but how long it took."""
+    said = _attributes(record.get("attributes"))
+    if (record.get("eventName") or said.get("event.name")) != DETAILS:
+        return []
+    when = record.get("timeUnixNano") or record.get("observedTimeUnixNano")
+    return read_span(
+        {
+            "attributes": record.get("attributes"),
+            "spanId": record.get("spanId") or when,
+            "status": {"code": ERROR_STATUS[0]} if _text(said, "error.type") else None,
+        },
+        tenant,
     )
 
 
@@ -313,9 +331,9 @@ def _usage(said: Json) -> Json:
 def _latency_ms(span: Json) -> float | None:
     try:
         begun, ended = int(span["startTimeUnixNano"]), int(span["endTimeUnixNano"])
+        return (ended - begun) / 1e6 if ended >= begun else None
     except (KeyError, TypeError, ValueError, OverflowError):
         return None
-    return (ended - begun) / 1e6 if ended >= begun else None
 
 
 def _error(span: Json, said: Json) -> str:

@@ -50,7 +50,14 @@ def serve(ctx: click.Context, port: int | None, as_json: bool) -> None:
     else:
         say(f"Serving {behind or config.model_name} at {base_url} (Ctrl-C stops)")
         say("Next: point an OpenAI client at it, then 'trueup run'")
-    app = create_app(project.store, config, project.config.capture, engine, scrub=project.scrub)
+    app = create_app(
+        project.store,
+        config,
+        project.config.capture,
+        engine,
+        scrub=project.scrub,
+        beside=project.writer() if config.has_upstream and project.config.capture.beside else None,
+    )
     # KeyboardInterrupt is the ordinary way to stop it
     beside = embedding_beside(project.config.vectors, project.folder, ctx.obj["overrides"])
     with beside, contextlib.suppress(KeyboardInterrupt):

@@ -43,7 +43,7 @@ def pull(ctx: click.Context, as_json: bool) -> None:
 
     project = open_project(ctx)
     config = project.config.label
-    done = connector.pull(project.store, connector.connect(config))
+    done = connector.pull(project.store, connector.connect(config), scrub=project.scrub)
     if as_json:
         emit(done._asdict())
         return
@@ -53,6 +53,18 @@ def pull(ctx: click.Context, as_json: bool) -> None:
         f"{done.withdrawn:,} withdrawn" + (f", skipped: {skipped}" if skipped else "")
     )
     say("Next: trueup tasks settle")
+
+
+@label_studio.command()
+@json_option
+@click.pass_context
+def erase(ctx: click.Context, as_json: bool) -> None:
+    """Delete the tasks there whose records 'trueup erase' has taken, annotations and all."""
+    from trueup.label import label_studio as connector
+
+    project = open_project(ctx)
+    num = connector.erase(project.store, connector.connect(project.config.label))
+    emit({"deleted": num}) if as_json else say(f"{num:,} erased tasks deleted there")
 
 
 @label_studio.command("serve-webhook")
@@ -89,7 +101,8 @@ def serve_webhook(
         else:
             say(f"Taking annotations of project {number} at {address}. Ctrl-C stops.")
 
-    serve(project.store, server, number, secret, host=host, port=port, ready=ready)
+    scrub = project.scrub
+    serve(project.store, server, number, secret, host=host, port=port, ready=ready, scrub=scrub)
 
 
 def _is_loopback(host: str) -> bool:

@@ -128,7 +128,7 @@ def _rows(counts: dict[str, int]) -> list[list[str]]:
 @json_option
 @click.pass_context
 def audit_trail(ctx: click.Context, as_json: bool) -> None:
-    """Who erased or exported what, and whether the list is whole."""
+    """Who erased or exported what or changed whose role, and whether the list is whole."""
     project = open_project(ctx)
     lines, broken = trail.entries(project.store), trail.first_broken(project.store)
     if as_json:
@@ -137,7 +137,10 @@ def audit_trail(ctx: click.Context, as_json: bool) -> None:
         )
     else:
         for one in lines:
-            told = ", ".join(f"{name} {value}" for name, value in one.details.items() if value)
+            details = one.details.items()
+            told = ", ".join(
+                f"{name} {value}" for name, value in details if value or value is False
+            )
             say(f"{one.number:>4}  {one.at[:19]}  {one.who}  {one.action}  {told}")
         if lines and broken is None:
             say(f"Whole. The last hash is {lines[-1].hash}: note it elsewhere, to see a cut end")

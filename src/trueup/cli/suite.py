@@ -9,6 +9,7 @@ import click
 from trueup.cli.output import bars, emit, json_option, say, table
 from trueup.cli.project import open_project
 from trueup.errors import ConfigError
+from trueup.privacy import trail
 from trueup.project import Project
 from trueup.records import Interaction, Messages, PreferencePair
 from trueup.suite import SuitePrompt
@@ -66,6 +67,8 @@ def suite(
             traffic, project.embedder, size=size, topics=topics, seed=seed, is_diverse=diverse
         )
     target.write_text("".join(_line(at, one) for at, one in enumerate(drawn, start=1)))
+    told = {"what": "suite", "records": len(drawn), "to": str(target)}
+    trail.note(project.store, "export", told)
     counts = Counter(one.stratum for one in drawn)
     if as_json:
         emit({"file": str(target), "prompts": len(drawn), "topics": dict(counts)})

@@ -78,6 +78,7 @@ def export(
     """Write waiting tasks, gold questions among them, for people to fill in the column 'vote'."""
     from trueup import label
     from trueup.label import files
+    from trueup.privacy import trail
 
     project = open_project(ctx)
     if votes:
@@ -85,6 +86,9 @@ def export(
     else:
         asked = label.weigh(project.store, project.config.label).open_to(annotator)
         text = files.export_tasks(asked, form, annotator=annotator)
+    what = "votes" if votes else "tasks"
+    told = {"what": what, "characters": len(text), "to": str(out or "stdout")}
+    trail.note(project.store, "export", told)
     if out is None:
         click.echo(text, nl=False)
         return
@@ -104,7 +108,12 @@ def import_(ctx: click.Context, file: Path, annotator: str, as_json: bool) -> No
     project = open_project(ctx)
     form = "csv" if file.suffix.lower() == ".csv" else "jsonl"
     taken = files.import_votes(
-        project.store, files.read_text(file), name=file.name, form=form, annotator=annotator
+        project.store,
+        files.read_text(file),
+        name=file.name,
+        form=form,
+        annotator=annotator,
+        scrub=project.scrub,
     )
     _tell(taken, "votes", as_json)
 

@@ -12,6 +12,7 @@ from trueup.cli.project import open_project
 from trueup.errors import ConfigError, TrueupError
 from trueup.project import Project
 from trueup.records import Flag, Interaction
+from trueup.store import Store
 from trueup.vectors import Filter, Index
 
 __all__ = ["duplicates", "embed", "search", "topics"]
@@ -55,7 +56,7 @@ def _watch(project: Project) -> NoReturn:
     while os.getppid() == parent:
         store = project.store
         try:
-            stands = (store.count(Interaction), store.count(Flag, raised=True))
+            stands = _stand(store)
             if stands != seen:
                 embed_all(store, project.vectors, project.embedder, project.config.vectors)
             seen = stands
@@ -65,11 +66,18 @@ def _watch(project: Project) -> NoReturn:
     sys.exit(0)
 
 
+def _stand(store: Store) -> tuple[object, ...]:
+    """Another one wherever there is something to do: as many may have come as were erased."""
+    newest = [store.last(Interaction), store.last(Flag, raised=True)]
+    counts = (store.count(Interaction), store.count(Flag, raised=True))
+    return (*counts, *(one and one.id for one in newest))
+
+
 def filters(command):  # type: ignore[no-untyped-def]
     """The options that choose interactions."""
     for option in reversed(
         [
-            click.option("--user", help="Of this user."),
+            click.option("--user", help="Of this user: the id of requests, or a pseudonym."),
             click.option("--tenant", help="Of this tenant."),
             click.option("--model", help="Answered by this model."),
             click.option("--source", help="'gateway', or 'file:NAME' of an import."),
@@ -82,12 +90,13 @@ def filters(command):  # type: ignore[no-untyped-def]
     return command
 
 
-def filter_of(given: dict[str, str | bool | None]) -> Filter:
-    """The filter of a command's options.
+def filter_of(project: Project, given: dict[str, str | bool | None]) -> Filter:
+    """The filter of a command's options. Users are kept under pseudonyms, and asked for by id.
 
     Raises:
         ConfigError: a date that is none.
     """
+    from trueup.privacy.pseudonyms import Pseudonyms
     from trueup.vectors.index import microseconds
 
     for name in ("since", "until"):
@@ -103,6 +112,10 @@ def filter_of(given: dict[str, str | bool | None]) -> Filter:
             ) from None
     given = dict(given)
     given["raised"] = given.pop("flagged") or None
+    user = given.pop("user")
+    if user is not None:
+        names = Pseudonyms(project.store).all_of(str(user))
+        return Filter(**given, users=(str(user), *names))  # type: ignore[arg-type]
     return Filter(**given)  # type: ignore[arg-type]
 
 
@@ -125,8 +138,8 @@ def search(
     from trueup.vectors import search as search_index
     from trueup.vectors import text_of
 
-    where = filter_of(given)
     project = open_project(ctx)
+    where = filter_of(project, given)
     index = filled_index(project)
     found = search_index(
         project.store, index, project.embedder, text, limit=limit, where=where, exact=exact
@@ -139,8 +152,7 @@ def search(
         say(f"{similarity:.3f}  {one.created_at[:16]}  {one.id}  {shown(who, 60)}")
         say(f"       {shown(text_of(one, project.config.vectors))}")
     say(f"{len(found)} of {index.count(where):,} interactions" if found else "Nothing found")
-    if behind := project.store.count(Interaction) - index.count():
-        say(f"Next: trueup embed ({behind:,} interactions have no vector yet)")
+    _say_behind(project)
 
 
 @click.command()
@@ -164,8 +176,8 @@ def duplicates(
     from trueup.vectors import duplicates as find
     from trueup.vectors import text_of
 
-    where = filter_of(given)
     project = open_project(ctx)
+    where = filter_of(project, given)
     index = filled_index(project)
     with bars(hidden=as_json):
         found = find(index, threshold=threshold, where=where)
@@ -179,6 +191,7 @@ def duplicates(
         say(f"        {shown(texts.get(group.ids[0], ''))}")
     copies = sum(len(group.ids) - 1 for group in found)
     say(f"{len(found):,} groups; {copies:,} of {index.count(where):,} say what another said before")
+    _say_behind(project)
     say("Next: trueup topics")
 
 
@@ -197,8 +210,8 @@ def topics(
     from trueup.vectors import find_topics
     from trueup.web.topics_page import write_topics
 
-    where = filter_of(given)
     project = open_project(ctx)
+    where = filter_of(project, given)
     index, config = filled_index(project), project.config.vectors
     found = find_topics(project.store, index, config, k=num or 0, where=where, seed=seed)
     page = write_topics(project.store, found, config, embedder=project.embedder.id)
@@ -221,7 +234,14 @@ def topics(
     )
     say(f"Silhouette {found.silhouette:.2f}; change is of the share, from the last week to this")
     say(f"Report: {page}")
+    _say_behind(project)
     say("Next: trueup suite, to draw held-out prompts topic by topic")
+
+
+def _say_behind(project: Project) -> None:
+    behind = project.store.count(Interaction) - project.vectors.count()
+    if behind > 0:
+        say(f"Next: trueup embed ({behind:,} interactions have no vector yet)")
 
 
 def filled_index(project: Project) -> Index:

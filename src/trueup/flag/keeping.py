@@ -4,8 +4,9 @@
     ├── current.json          what is used
     └── learned_….json        every version
 
-A new one takes the old one's place only where it is not worse on the labels of today: the old one
-is asked as it is, which flatters it where it learned from some of those labels.
+A new one takes the old one's place unless it is shown to be worse on the labels that came since, to
+prompts that the old one has not learned from: the new one's scores of them are out of fold, so that
+neither side has seen what it is measured on.
 """
 
 import json
@@ -30,6 +31,9 @@ from trueup.store import Store, storage_errors
 
 __all__ = ["Trained", "current", "known_of", "retrain", "train"]
 
+ENOUGH_TO_COMPARE = 10
+"""Fresh answers of each side."""
+
 
 class Trained(NamedTuple):
     """What a training came to."""
@@ -41,14 +45,15 @@ class Trained(NamedTuple):
     is_used: bool
     reason: str
     difference: Interval | None = None
-    """Average precision of the new one, out of fold, less that of the one before, on all labels."""
+    """Average precision of the new one, out of fold, less that of the one before, on the labels
+    that the one before has not learned from; None where they are too few to say."""
 
 
 def train(store: Store, config: FlagConfig, embedder: Embedder | None) -> Trained:
     """Learn a flagger from what labels and thumbs say.
 
     Reads:   interactions that somebody spoke of, by the rule in `truth`.
-    Writes:  `flagger/learned_….json`, and `flagger/current.json` where it is not worse.
+    Writes:  `flagger/learned_….json`, and `flagger/current.json` where it is not shown to be worse.
     Again:   the same labels give the same flagger.
     """
     said = truths(store)
@@ -58,16 +63,19 @@ def train(store: Store, config: FlagConfig, embedder: Embedder | None) -> Traine
     if min(num_weak, num_fine) < config.min_labels:
         reason = f"{num_weak} weak and {num_fine} fine answers; {config.min_labels} of each needed"
         return Trained(num_weak, num_fine, None, False, reason)
-    known = known_of(interactions, Population(store.all(Interaction)), config, embedder)
+    known = known_of(interactions, Population(store.each(Interaction)), config, embedder)
     groups = [content_hash([m.model_dump() for m in one.prompt]) for one in interactions]
     name = embedder.id if embedder else ""
-    made, before = learn(known, weak, groups, embedder=name), current(store)
-    made = made.model_copy(update={"figures": made.figures | {"labels": float(len(weak))}})
-    gap = None
+    try:
+        made = learn(known, weak, groups, embedder=name)
+    except DataError as error:
+        return Trained(num_weak, num_fine, None, False, f"too few prompts: {error.got}")
+    tails = [_tail(one.id) for one in interactions]
+    figures = made.figures | {"labels": float(len(weak))}
+    made = made.model_copy(update={"figures": figures, "taught": tuple(sorted(tails))})
+    before, gap = current(store), None
     if before and before.id != made.id and before.embedder in ("", name):
-        _, margins = chosen(known, weak, groups)
-        weights = resampled_weights(weak > 0, groups)
-        gap = ranking_difference(margins, before.margins(known), weak > 0, weights).auprc
+        gap = _gap(before, known, weak, groups, tails)
     # the interval must reach above zero: a new one that is shown to be worse does not replace
     is_used = gap is None or gap.high >= 0
     _write(store, made, is_used)
@@ -75,12 +83,34 @@ def train(store: Store, config: FlagConfig, embedder: Embedder | None) -> Traine
     return Trained(num_weak, num_fine, made, is_used, reason, gap)
 
 
+def _gap(
+    before: Learned, known: Known, weak: np.ndarray, groups: Sequence[str], tails: Sequence[str]
+) -> Interval | None:
+    """What can be learned now less the one before, on answers to prompts new to both."""
+    taught = set(before.taught)
+    seen = {group for group, tail in zip(groups, tails, strict=True) if tail in taught}
+    fresh = np.array([n for n, group in enumerate(groups) if group not in seen], int)
+    is_weak = weak[fresh] > 0
+    if not taught or min(is_weak.sum(), (~is_weak).sum()) < ENOUGH_TO_COMPARE:
+        return None
+    _, margins = chosen(known, weak, groups)
+    weights = resampled_weights(is_weak, [groups[n] for n in fresh])
+    theirs = before.margins(known.rows(fresh))
+    return ranking_difference(margins[fresh], theirs, is_weak, weights).auprc
+
+
+def _tail(interaction_id: str) -> str:
+    """Twelve hex digits, enough to tell a project's interactions apart."""
+    return interaction_id[-12:]
+
+
 def retrain(store: Store, config: FlagConfig, embedder: Callable[[], Embedder]) -> Trained | None:
-    """As `train`, where `flag.retrain_every` more answers are spoken of than the flagger in use was
-    learned from; None where that is not so."""
+    """As `train`, where `flag.retrain_every` more answers are spoken of than the last flagger was
+    learned from, used or not; None where that is not so."""
     if not config.retrain_every:
         return None
-    before = current(store)
+    made = sorted(_folder(store).glob("learned_*.json"), key=lambda path: path.stat().st_mtime)
+    before = _read(made[-1]) if made else None
     known = before.figures.get("labels", 0) if before else 0
     if len(truths(store)) < known + config.retrain_every:
         return None
@@ -108,8 +138,10 @@ def current(store: Store) -> Learned | None:
         DataError: its file is not what was written.
     """
     path = _folder(store) / "current.json"
-    if not path.is_file():
-        return None
+    return _read(path) if path.is_file() else None
+
+
+def _read(path: Path) -> Learned:
     try:
         return Learned.model_validate_json(path.read_text("utf-8"))
     except (ValueError, OSError) as error:

@@ -12,13 +12,23 @@ from typing import Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
+from trueup.errors import DataError
 from trueup.flag.calibrate import Calibration, fit_calibration, sigmoid
 from trueup.flag.features import COLUMNS, Known
 from trueup.flag.trees import Tree, fit_trees, tree_margins
 from trueup.records import Value, content_hash
 from trueup.stats.ranking import average_precision, brier, calibration_error
 
-__all__ = ["RECIPES", "Learned", "Recipe", "fit", "folds_of", "inner_margins", "learn"]
+__all__ = [
+    "INNER_FOLDS",
+    "RECIPES",
+    "Learned",
+    "Recipe",
+    "fit",
+    "folds_of",
+    "inner_margins",
+    "learn",
+]
 
 INNER_FOLDS = 4
 
@@ -69,6 +79,9 @@ class Learned(Value):
     calibration: Calibration = Calibration()
     figures: dict[str, float] = Field(default_factory=dict)
     """Out-of-fold figures of the labels it was learned from."""
+    taught: tuple[str, ...] = ()
+    """The interactions it was learned from, by the ends of their ids: on these it knows too much to
+    be compared with another one."""
 
     @property
     def id(self) -> str:
@@ -142,11 +155,27 @@ def folds_of(
     weak_N: np.ndarray, groups: Sequence[str], num_folds: int, *, seed: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Places to learn from and to measure on, as like in their share of weak answers as groups
-    allow."""
+    allow.
+
+    Raises:
+        DataError: too few groups, so that a fold would leave only one side to learn from.
+    """
     from sklearn.model_selection import StratifiedGroupKFold
 
+    names = np.asarray(groups)
+    sides = [len(set(names[weak_N == side].tolist())) for side in (1, 0)]
     folds = StratifiedGroupKFold(n_splits=num_folds, shuffle=True, random_state=seed)
-    yield from folds.split(np.zeros(len(weak_N)), weak_N, np.asarray(groups))
+    places = []
+    if min(sides) >= 2 and len(set(names.tolist())) >= num_folds:
+        places = list(folds.split(np.zeros(len(weak_N)), weak_N, names))
+    if not places or any(len(set(weak_N[train].tolist())) < 2 for train, _ in places):
+        raise DataError(
+            "There are too few different prompts to learn from some and to measure on others",
+            got=f"weak answers to {sides[0]} prompts, fine ones to {sides[1]}",
+            expected=f"{2 * num_folds} prompts of each at best; one prompt is never on both sides",
+            next="label answers to more prompts",
+        )
+    yield from places
 
 
 def fit(recipe: Recipe, known: Known, weak_N: np.ndarray, *, embedder: str = "") -> Learned:

@@ -14,6 +14,7 @@ from trueup.flag.learn import Learned
 from trueup.flag.llm import ask
 from trueup.flag.select import select
 from trueup.flag.signals import Context, Population, rating_of, score
+from trueup.flag.signals.conduct import is_dislike
 from trueup.flag.signals.grounding import claims, context_of
 from trueup.judges import text
 from trueup.models.embedder import Embedder
@@ -67,7 +68,8 @@ def run(store: Store, config: FlagConfig, parts: Parts | None = None) -> Examine
     Killed:  all flags of the call or none; drawn samples and a language model's grades are kept.
     Stops:   ConfigError, ModelError, DataError: a word list, a model or the learned flagger cannot
              be read. A language model that is down stops nothing and is counted in `notes`.
-    Cost:    linear in interactions; no model calls but those that the settings ask for.
+    Cost:    linear in interactions, of which those that wait are in memory; no model calls but
+             those that the settings ask for.
     Next:    label.run
 
     Args:
@@ -75,19 +77,20 @@ def run(store: Store, config: FlagConfig, parts: Parts | None = None) -> Examine
     """
     parts = parts or Parts()
     feedback: dict[str, list[Feedback]] = {}
-    for one in store.each(Feedback):
+    for one in filter(is_dislike, store.each(Feedback)):
         feedback.setdefault(one.interaction_id, []).append(one)
     raised: dict[str, bool] = {}
     for flag in store.each(Flag):
         if flag.flagger == FLAGGER or flag.flagger.startswith("learned/"):
             raised[flag.interaction_id] = raised.get(flag.interaction_id, False) or flag.raised
-    traffic = store.all(Interaction)
-    waiting = [
+    ids = [
         one
-        for one in traffic
-        if one.id not in raised or (not raised[one.id] and feedback.get(one.id))
+        for (one,) in store.values(Interaction, "id")
+        if one not in raised or (not raised[one] and feedback.get(one))
     ]
-    contexts = _contexts(store, config, parts, traffic, waiting, feedback)
+    waiting = store.get_all(Interaction, ids)
+    population = Population(store.each(Interaction) if waiting else ())
+    contexts = _contexts(store, config, parts, population, waiting, feedback)
     flags = Examined()
     with task("flag", len(waiting)) as advance:
         found = []
@@ -96,7 +99,7 @@ def run(store: Store, config: FlagConfig, parts: Parts | None = None) -> Examine
             advance(1)
     learned = current(store) if config.learned and waiting else None
     if learned:
-        _add_learned(learned, found, waiting, traffic, config, parts)
+        _add_learned(learned, found, waiting, population, config, parts)
     if config.llm_budget and waiting:
         _add_grades(flags, found, waiting, config, store)
     name = learned.id if learned else FLAGGER
@@ -115,7 +118,7 @@ def _add_learned(
     learned: Learned,
     found: Sequence[dict[str, float]],
     waiting: Sequence[Interaction],
-    traffic: Sequence[Interaction],
+    population: Population,
     config: FlagConfig,
     parts: Parts,
 ) -> None:
@@ -130,7 +133,7 @@ def _add_learned(
             expected=learned.embedder,
             next="set embedder.name back, train again, or set flag.learned = false",
         )
-    known = known_of([waiting[n] for n in whole], Population(traffic), config, embedder)
+    known = known_of([waiting[n] for n in whole], population, config, embedder)
     line = config.worth_a_label
     for n, chance in zip(whole, learned.chances(known).tolist(), strict=True):
         over = 0.5 + 0.5 * (chance - line) / (1 - line)
@@ -168,14 +171,13 @@ def _contexts(
     store: Store,
     config: FlagConfig,
     parts: Parts,
-    traffic: Sequence[Interaction],
+    population: Population,
     waiting: Sequence[Interaction],
     feedback: dict[str, list[Feedback]],
 ) -> list[Context]:
     """What is known beside each interaction that waits."""
     if not waiting:
         return []
-    population = Population(traffic)
     samples = _samples(store, config, parts, waiting)
     grounded = [one for one in waiting if context_of(one)]
     entailment = Entailment(parts.folder / config.nli_model) if config.nli_model else None

@@ -39,11 +39,16 @@ def truths(store: Store) -> dict[str, bool]:
             rank = (1 if label.annotator_kind == "human" else 0, label.created_at, weak)
             key = str(label.interaction_id)
             said[key] = max(said.get(key, rank), rank, key=lambda one: one[:2])
-    found = {key: weak for key, (_, _, weak) in said.items()}
+    thumbs: dict[str, tuple[str, bool]] = {}
     for one in store.each(Feedback):
         if one.rating is not None:
-            found.setdefault(one.interaction_id, one.rating == -1)
-    return found
+            told = (one.created_at, one.rating == -1)
+            before = thumbs.get(one.interaction_id, told)
+            thumbs[one.interaction_id] = told if told[0] >= before[0] else before
+    found = {key: weak for key, (_, weak) in thumbs.items() if key not in said}
+    whole = {one.id for one in store.get_all(Interaction, found) if not one.error}
+    found = {key: weak for key, weak in found.items() if key in whole}
+    return found | {key: weak for key, (_, _, weak) in said.items()}
 
 
 def weak_by(label: Label, answer: str) -> bool | None:

@@ -3,7 +3,8 @@
     POST /v1/chat/completions    the local model, or an upstream
     GET  /v1/models              likewise
     POST /v1/feedback            always here
-    POST /v1/capture, /v1/traces always here: traffic that others answered
+    POST /v1/capture             always here: traffic that others answered
+    POST /v1/traces, /v1/logs    likewise
     GET  /health, /metrics       always here
     GET  /openapi.json           always here
     *    /v1/…                   an upstream, if there is one
@@ -24,6 +25,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from trueup.capture import CaptureConfig, Recorder
+from trueup.capture.beside import WriterProcess
 from trueup.errors import ConfigError, TrueupError
 from trueup.gateway.access import AccessLog
 from trueup.gateway.best_of import BestOf
@@ -36,7 +38,7 @@ from trueup.gateway.local import LocalChat
 from trueup.gateway.metrics import MetricsRoute
 from trueup.gateway.mirror import MirrorRoute
 from trueup.gateway.openapi import describe
-from trueup.gateway.otlp import TracesRoute
+from trueup.gateway.otlp import LOGS, TRACES, OtlpRoute
 from trueup.gateway.proxy import Proxy
 from trueup.judges import resolve
 from trueup.judges.audit import check_audited
@@ -56,12 +58,14 @@ def create_app(
     engine: "Engine | None",
     *,
     scrub: Scrub | None = None,
+    beside: WriterProcess | None = None,
 ) -> Starlette:
     """The app. It owns its recorder (`app.state.recorder`) and drains it at shutdown; engine and
     store are the caller's to close.
 
     Args:
         scrub: what takes out of a record what must not be written, see `trueup.privacy.Scrubber`.
+        beside: a process that writes what is captured; it is the app's to close.
 
     Raises:
         ConfigError: neither an engine nor an upstream, a key whose variable is not set, or a judge
@@ -75,14 +79,17 @@ def create_app(
             next="set serve.upstream, or load a model",
         )
     keys = Keys(serve.keys)
-    recorder = Recorder(store, capture, scrub=scrub)
+    recorder = Recorder(store, capture, scrub=scrub, beside=beside)
     proxy = Proxy(serve, recorder) if serve.has_upstream else None
     log = AccessLog() if serve.access_log else None
     routes = [
         Route("/v1/feedback", FeedbackRoute(store, recorder).post, methods=["POST"]),
         Route("/health", _Health(serve, recorder, engine, proxy).get, methods=["GET"]),
         Route("/v1/capture", MirrorRoute(recorder).post, methods=["POST"]),
-        Route("/v1/traces", TracesRoute(recorder).post, methods=["POST"]),
+        *(
+            Route(signal.route, OtlpRoute(signal, recorder).post, methods=["POST"])
+            for signal in (TRACES, LOGS)
+        ),
         Route("/metrics", MetricsRoute(recorder).get, methods=["GET"]),
         Route("/openapi.json", _description, methods=["GET"]),
     ]
@@ -142,7 +149,8 @@ class _Health:
         self._proxy = proxy
 
     async def get(self, request: Request) -> Response:
-        body: dict[str, object] = {"status": "ok", "capture": self._recorder.counters}
+        counters = await asyncio.to_thread(lambda: self._recorder.counters)
+        body: dict[str, object] = {"status": "ok", "capture": counters}
         if self._proxy:
             servers = self._proxy.upstreams.servers
             body["upstream"] = self._serve.upstream or servers[0].base

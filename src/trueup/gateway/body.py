@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import AsyncGenerator
 from typing import Any, NamedTuple
 
 from starlette.requests import ClientDisconnect, Request
@@ -9,7 +10,7 @@ from starlette.types import Message, Receive
 
 from trueup.gateway.errors import RequestError
 
-__all__ = ["MAX_BODY_BYTES", "Limits", "as_object", "read_body", "read_parts"]
+__all__ = ["MAX_BODY_BYTES", "Arriving", "Limits", "as_object", "read_body", "read_parts"]
 
 MAX_BODY_BYTES = 10 * 1024 * 1024
 
@@ -53,13 +54,7 @@ async def read_parts(receive: Receive, max_bytes: int, timeout_s: float) -> byte
             else:
                 parts, size = await _read_on(receive, message, max_bytes)
     except TimeoutError:
-        raise RequestError(
-            "The request's body did not arrive in time",
-            expected=f"all of it within {timeout_s:g} s",
-            next="send it faster, or raise serve.client_timeout_s",
-            status=408,
-            code="request_timeout",
-        ) from None
+        raise _too_slow(f"all of it within {timeout_s:g} s") from None
     if size > max_bytes:
         raise RequestError(
             "The request body is too large",
@@ -86,6 +81,54 @@ async def _read_on(receive: Receive, message: Message, max_bytes: int) -> tuple[
             return parts, size
         message = await receive()
     raise ClientDisconnect
+
+
+class Arriving:
+    """A request's body, part by part as it comes, for those who send it on.
+
+    What reads it (a connection to somebody else's server) takes a client's fault for its own, so
+    it is kept here.
+    """
+
+    def __init__(self, receive: Receive, timeout_s: float) -> None:
+        """
+        Args:
+            timeout_s: how long a part may be in coming.
+        """
+        self._receive, self._timeout_s = receive, timeout_s
+        self.is_over = False
+        """True once all of it was read."""
+        self.fault: RequestError | ClientDisconnect | None = None
+        """What the client did wrong: too slow, or gone."""
+
+    async def __aiter__(self) -> AsyncGenerator[bytes]:
+        while not self.is_over:
+            message = await self._next()
+            self.is_over = not message.get("more_body")
+            if message.get("body"):
+                yield message["body"]
+
+    async def _next(self) -> Message:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                message = await self._receive()
+        except TimeoutError:
+            self.fault = _too_slow(f"a part of it every {self._timeout_s:g} s")
+            raise self.fault from None
+        if message["type"] != "http.request":
+            self.fault = ClientDisconnect()
+            raise self.fault
+        return message
+
+
+def _too_slow(expected: str) -> RequestError:
+    return RequestError(
+        "The request's body did not arrive in time",
+        expected=expected,
+        next="send it faster, or raise serve.client_timeout_s",
+        status=408,
+        code="request_timeout",
+    )
 
 
 def as_object(body: bytes) -> dict[str, Any]:

@@ -31,7 +31,6 @@ HARMLESS = {
     "prediction",
     "prompt_cache_key",
     "prompt_cache_retention",
-    "safety_identifier",
     "service_tier",
     "store",
 }
@@ -97,6 +96,7 @@ class _Fields(BaseModel):
     stream_options: _StreamOptions | None = None
     logprobs: bool | None = None
     user: str | None = None
+    safety_identifier: str | None = None
 
 
 def parse_request(body: dict[str, Any], serve: ServeConfig) -> ChatRequest:
@@ -142,7 +142,7 @@ def parse_request(body: dict[str, Any], serve: ServeConfig) -> ChatRequest:
         stream=bool(fields.stream),
         include_usage=bool(options and options.include_usage),
         logprobs=bool(fields.logprobs),
-        user=fields.user,
+        user=fields.user or fields.safety_identifier,
     )
 
 

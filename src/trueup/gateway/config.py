@@ -24,8 +24,8 @@ class UpstreamConfig(StageConfig):
     """What `/health` and the log call it; empty is its host."""
 
     models: tuple[Annotated[str, Field(min_length=1)], ...] = ("*",)
-    """The models it answers for; `*` and `?` stand for any letters. The first upstream of the list
-    that fits is asked; if it refuses the connection, the next one that fits."""
+    """The models it answers for; `*` stands for any letters, `?` for one. The first upstream of the
+    list that fits is asked; if it refuses the connection, the next one that fits."""
 
     key_env: str | None = None
     """Environment variable with the key that it wants. It then replaces the client's."""

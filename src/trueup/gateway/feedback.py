@@ -39,6 +39,13 @@ class _Said(BaseModel):
             raise ValueError("Input should be 1 or -1")
         return rating
 
+    @field_validator("edit")
+    @classmethod
+    def _edit_says_something(cls, edit: str | None) -> str | None:
+        if edit is not None and not edit.strip():
+            raise ValueError("Input should be a better answer: an edit without text is none")
+        return edit
+
     @field_validator("request_id", "interaction_id")
     @classmethod
     def _id_can_be_looked_up(cls, name: str | None) -> str | None:
@@ -73,7 +80,8 @@ class FeedbackRoute:
         self._recorder.flush()  # a quick user can be ahead of the writer
         if said.request_id:
             whose = {"tenant": tenant} if tenant else {}  # ids of two tenants may be the same
-            found = self._store.last(Interaction, request_id=said.request_id, **whose)
+            request_id = self._recorder.known_as(said.request_id)
+            found = self._store.last(Interaction, request_id=request_id, **whose)
         else:
             found = next(iter(self._store.get_all(Interaction, [said.interaction_id or ""])), None)
         if found and tenant and found.tenant != tenant:

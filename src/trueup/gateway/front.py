@@ -31,9 +31,10 @@ NEEDS: dict[tuple[str, str], Scope] = {
     ("POST", "/v1/feedback"): "feedback",
     ("POST", "/v1/capture"): "capture",
     ("POST", "/v1/traces"): "capture",
+    ("POST", "/v1/logs"): "capture",
     ("GET", "/metrics"): "read",
 }
-OURS = {"/v1/feedback", "/v1/capture", "/v1/traces"}
+OURS = {"/v1/feedback", "/v1/capture", "/v1/traces", "/v1/logs"}
 """Answered here and by nobody behind us, whatever the method."""
 FAST = {"/v1/chat/completions", "/v1/completions", "/v1/embeddings"}
 GOOD_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")

@@ -1,5 +1,7 @@
 """`GET /metrics`: the counters of capture as a page that Prometheus reads."""
 
+import asyncio
+
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -17,8 +19,8 @@ class MetricsRoute:
         self._recorder = recorder
 
     async def get(self, _: Request) -> Response:
-        """Read from memory: it costs no more than `/health`."""
-        return Response(_page(self._recorder), media_type=TYPE)
+        """Costs no more than `/health`."""
+        return Response(await asyncio.to_thread(_page, self._recorder), media_type=TYPE)
 
 
 def _page(recorder: Recorder) -> str:

@@ -4,7 +4,8 @@
 
 Both bodies are as OpenAI's API writes them. One such object, a list of them, or one a line
 (`application/x-ndjson`). The promise: what the answer calls captured is on disk, all of it in one
-transaction; each entry is answered for, in order; the same traffic sent twice is kept once.
+transaction; each entry is answered for, in order; the same traffic sent twice is kept once, and
+what was erased stays away.
 """
 
 import asyncio
@@ -12,12 +13,14 @@ import json
 from typing import Any
 
 from pydantic import ValidationError
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from trueup.capture import Recorder
+from trueup.capture import Kept, Recorder
 from trueup.capture.openai_form import Sender, read_interactions
 from trueup.capture.shapes import Skip
+from trueup.errors import TrueupError
 from trueup.gateway.body import read_body
 from trueup.gateway.errors import RequestError
 from trueup.gateway.keys import tenant_of
@@ -78,15 +81,34 @@ class MirrorRoute:
             )
         kept = self._recorder.keep(groups, route=ROUTE)
         for place, one, group, feedback in zip(places, kept, groups, said, strict=True):
-            ids, why = one
-            if feedback and why == "rate" and (feedback.get("rating") == -1 or "edit" in feedback):
-                ids = tuple(r.id for r in self._recorder.recall(group[0].id))
-                why = "" if ids else why
-            results[place] = {"skipped": why} if why else {"ids": list(ids)}
-            if feedback and not why and ids:
-                thumb = self._recorder.feedback(Feedback(interaction_id=ids[0], **feedback))
-                results[place]["feedback_id"] = thumb.id
+            results[place] = self._settled(one, group, feedback)
         return results
+
+    def _settled(
+        self, kept: Kept, group: list[Interaction], feedback: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        """What an entry is answered. Its interactions are on disk, and so are those of others:
+        what goes wrong from here on is this entry's alone."""
+        ids, why = kept
+        is_complaint = feedback and (feedback.get("rating") == -1 or "edit" in feedback)
+        try:
+            if is_complaint and why == "rate":
+                ids = tuple(one.id for one in self._recorder.recall(group[0].id))
+                why = "" if ids else why
+        except (TrueupError, SQLAlchemyError) as error:
+            return {"error": _told(error)}
+        result: dict[str, Any] = {"skipped": why} if why else {"ids": list(ids)}
+        if feedback and not why and ids:
+            try:
+                thumb = self._recorder.feedback(Feedback(interaction_id=ids[0], **feedback))
+                result["feedback_id"] = thumb.id
+            except (TrueupError, SQLAlchemyError) as error:
+                result["feedback_error"] = _told(error)
+        return result
+
+
+def _told(error: Exception) -> str:
+    return error.what if isinstance(error, TrueupError) else type(error).__name__
 
 
 def _entries(body: bytes, is_lines: bool) -> list[Any]:
@@ -139,6 +161,8 @@ def _feedback(said: object) -> dict[str, Any] | None:
         raise Skip("feedback is not a rating, an edit or a comment")
     if type(said.get("rating", 1)) is not int:  # True equals 1, and is no thumb
         raise Skip("rating is neither 1 nor -1")
+    if isinstance(said.get("edit"), str) and not said["edit"].strip():
+        raise Skip("edit is empty: leave it out, or say what is better")
     try:
         Feedback.model_validate({"interaction_id": "none", **said}, strict=True)
     except ValidationError as error:

@@ -54,7 +54,7 @@ FEEDBACK = {
         "request_id": {"type": "string", "minLength": 1},
         "interaction_id": {"type": "string", "minLength": 1},
         "rating": {"enum": [1, -1]},
-        "edit": {"type": "string"},
+        "edit": {"type": "string", "pattern": r"\S"},
         "comment": {"type": "string"},
     },
     "oneOf": [{"required": ["request_id"]}, {"required": ["interaction_id"]}],
@@ -99,6 +99,7 @@ CAPTURED = {
     "properties": {"object": {"const": "capture"}, "results": {"type": "array"}},
 }
 TRACES = {"type": "object", "properties": {"resourceSpans": {"type": "array"}}}
+LOGS = {"type": "object", "properties": {"resourceLogs": {"type": "array"}}}
 TAKEN = {"type": "object", "properties": {"partialSuccess": {"type": "object"}}}
 HEALTH = {
     "type": "object",
@@ -122,6 +123,7 @@ PATHS: dict[str, dict[str, Any]] = {
     "/v1/feedback": {"post": ("Say what an answer was worth", FEEDBACK, KEPT)},
     "/v1/capture": {"post": ("Keep traffic that was answered elsewhere", CAPTURE, CAPTURED)},
     "/v1/traces": {"post": ("Keep spans of OpenTelemetry (OTLP/HTTP)", TRACES, TAKEN)},
+    "/v1/logs": {"post": ("Keep log records of OpenTelemetry (OTLP/HTTP)", LOGS, TAKEN)},
     "/health": {"get": ("Whether requests can be answered", None, HEALTH)},
 }
 """Path, method, and then: what it does, the body it takes, the body it gives."""

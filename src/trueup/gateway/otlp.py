@@ -1,43 +1,74 @@
-"""Traffic that OpenTelemetry saw: `POST /v1/traces`, OTLP over HTTP.
+"""Traffic that OpenTelemetry saw: `POST /v1/traces` and `POST /v1/logs`, OTLP over HTTP.
 
-Any exporter or collector can point here, as protobuf or JSON, gzipped or not. Spans of a model's
-answers become interactions; others pass by without a word, since a trace is full of them. The
-promise: an answer of 200 means that what was not rejected is on disk.
+Any exporter or collector can point here, as protobuf or JSON, gzipped or not. Spans and log
+records of a model's answers become interactions; others pass by without a word, since there are
+many. The promise: an answer of 200 means that what was not rejected is on disk.
 """
 
 import asyncio
 import base64
+import importlib
 import json
+import re
 import zlib
 from collections import Counter
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from trueup.capture import Recorder
 from trueup.capture.shapes import Skip
-from trueup.capture.spans import read_span
+from trueup.capture.spans import read_log, read_span
 from trueup.gateway.body import MAX_BODY_BYTES, read_body
 from trueup.gateway.errors import RequestError
 from trueup.gateway.keys import tenant_of
 from trueup.records import Interaction
 
-__all__ = ["TracesRoute"]
+__all__ = ["LOGS", "TRACES", "OtlpRoute"]
 
-ROUTE = "/v1/traces"
 PROTOBUF = "application/x-protobuf"
 MAX_UNPACKED_BYTES = 4 * MAX_BODY_BYTES
 
 
-class TracesRoute:
-    """Reads spans and answers after the commit."""
+class Signal(NamedTuple):
+    """One kind of what OTLP carries."""
 
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
+    route: str
+    lists: tuple[str, str, str]
+    """Lists in lists; in the last of them is what is read."""
+    rejected: str
+    """What the answer calls those that could not be used."""
+    messages: tuple[str, str]
+    """Where protobuf has the two messages, and what their names begin with."""
+    read: Callable[[dict[str, Any], str | None], list[Interaction]]
+
+
+TRACES = Signal(
+    "/v1/traces",
+    ("resourceSpans", "scopeSpans", "spans"),
+    "rejectedSpans",
+    ("opentelemetry.proto.collector.trace.v1.trace_service_pb2", "ExportTraceService"),
+    read_span,
+)
+LOGS = Signal(
+    "/v1/logs",
+    ("resourceLogs", "scopeLogs", "logRecords"),
+    "rejectedLogRecords",
+    ("opentelemetry.proto.collector.logs.v1.logs_service_pb2", "ExportLogsService"),
+    read_log,
+)
+
+
+class OtlpRoute:
+    """Reads what a signal carries and answers after the commit."""
+
+    def __init__(self, signal: Signal, recorder: Recorder) -> None:
+        self._signal, self._recorder = signal, recorder
 
     async def post(self, request: Request) -> Response:
-        """200 with `partialSuccess` where spans of answers could not be used; 400 for what is no
+        """200 with `partialSuccess` where some of answers could not be used; 400 for what is no
         OTLP, 503 if the store cannot take them now: exporters try that again."""
         body = await read_body(request)
         packed = request.headers.get("content-encoding", "identity").strip().lower()
@@ -46,24 +77,27 @@ class TracesRoute:
         number = sum(problems.values())
         told = "; ".join(f"{why}: {count}" for why, count in problems.most_common(5))
         if kind == PROTOBUF:
-            return Response(_protobuf_answer(number, told), media_type=PROTOBUF)
-        answer = {"partialSuccess": {"rejectedSpans": number, "errorMessage": told}}
+            answer = _protobuf_answer(self._signal, number, told)
+            return Response(answer, media_type=PROTOBUF)
+        answer = {"partialSuccess": {self._signal.rejected: number, "errorMessage": told}}
         return Response(json.dumps(answer if number else {}), media_type="application/json")
 
     def _keep(self, body: bytes, packed: str, kind: str, tenant: str | None) -> Counter[str]:
         """Keep what can be; the others by reason."""
         problems: Counter[str] = Counter()
         groups: list[list[Interaction]] = []
-        for span in _spans(_decoded(_unpacked(body, packed), kind)):
+        signal = self._signal
+        for one in _each(_decoded(_unpacked(body, packed), kind, signal), signal):
             try:
-                if group := read_span(span, tenant):
+                if group := signal.read(one, tenant):
                     groups.append(group)
             except Skip as skip:
                 problems[skip.reason] += 1
             except RecursionError:
                 problems["nested too deeply"] += 1
-        for one in self._recorder.keep(groups, route=ROUTE):
-            problems["could not be scrubbed"] += one.skipped == "scrub"
+        for kept in self._recorder.keep(groups, route=signal.route):
+            problems["could not be scrubbed"] += kept.skipped == "scrub"
+            problems["was erased"] += kept.skipped == "erased"
         return +problems
 
 
@@ -83,7 +117,7 @@ def _unpacked(body: bytes, packed: str) -> bytes:
         raise RequestError(
             "The request body is too large when unpacked",
             got=f"more than {MAX_UNPACKED_BYTES} bytes",
-            expected="smaller batches of spans",
+            expected="smaller batches",
             next="lower the exporter's batch size",
             status=413,
         )
@@ -92,7 +126,7 @@ def _unpacked(body: bytes, packed: str) -> bytes:
     return text
 
 
-def _decoded(body: bytes, kind: str) -> Any:
+def _decoded(body: bytes, kind: str, signal: Signal) -> Any:
     """The request in OTLP's JSON form."""
     if kind == "application/json":
         try:
@@ -107,7 +141,7 @@ def _decoded(body: bytes, kind: str) -> Any:
             next="set the exporter's protocol to http/protobuf or http/json",
             status=415,
         )
-    request = _protobuf().ExportTraceServiceRequest()
+    request = _protobuf(signal, "Request")
     from google.protobuf.json_format import MessageToDict
     from google.protobuf.message import DecodeError
 
@@ -118,19 +152,20 @@ def _decoded(body: bytes, kind: str) -> Any:
         raise RequestError(
             "The request body is no OTLP protobuf",
             got=str(error),
-            expected="an ExportTraceServiceRequest",
+            expected=f"an {signal.messages[1]}Request",
         ) from None
-    for span in _spans(found):  # bytes are base64 there, and hexadecimal in OTLP
-        if isinstance(span.get("spanId"), str):
-            span["spanId"] = base64.b64decode(span["spanId"]).hex()
+    for one in _each(found, signal):  # bytes are base64 there, and hexadecimal in OTLP
+        if isinstance(one.get("spanId"), str):
+            one["spanId"] = base64.b64decode(one["spanId"]).hex()
     return found
 
 
-def _spans(request: Any) -> list[dict[str, Any]]:
+def _each(request: Any, signal: Signal) -> list[dict[str, Any]]:
     found = []
-    for resource in _under(request, "resourceSpans"):
-        for scope in _under(resource, "scopeSpans"):
-            found.extend(_under(scope, "spans"))
+    outer, middle, inner = signal.lists
+    for resource in _under(request, outer):
+        for scope in _under(resource, middle):
+            found.extend(_under(scope, inner))
     return found
 
 
@@ -143,17 +178,20 @@ def _under(value: Any, name: str) -> list[dict[str, Any]]:
     return inner
 
 
-def _protobuf_answer(number: int, told: str) -> bytes:
-    answer = _protobuf().ExportTraceServiceResponse()
+def _protobuf_answer(signal: Signal, number: int, told: str) -> bytes:
+    answer = _protobuf(signal, "Response")
     if number:
-        answer.partial_success.rejected_spans = number
+        rejected = re.sub("[A-Z]", lambda letter: f"_{letter.group().lower()}", signal.rejected)
+        setattr(answer.partial_success, rejected, number)
         answer.partial_success.error_message = told
     return answer.SerializeToString()
 
 
-def _protobuf() -> Any:
+def _protobuf(signal: Signal, which: str) -> Any:
+    """An empty message of protobuf: the signal's `Request` or `Response`."""
+    module, name = signal.messages
     try:
-        from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
+        return getattr(importlib.import_module(module), name + which)()
     except ImportError as error:
         raise RequestError(
             "Reading OTLP as protobuf needs its message types",
@@ -162,4 +200,3 @@ def _protobuf() -> Any:
             next="pip install 'trueup[otlp]', or set the exporter's protocol to http/json",
             status=415,
         ) from None
-    return trace_service_pb2

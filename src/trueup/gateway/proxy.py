@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from trueup.capture import Recorder
 from trueup.errors import UpstreamError
-from trueup.gateway.body import as_object, read_parts
+from trueup.gateway.body import Arriving, as_object, read_parts
 from trueup.gateway.config import ServeConfig
 from trueup.gateway.connection import Leaving
 from trueup.gateway.errors import RequestError, UpstreamTimeout, error_event, send_json
@@ -74,19 +74,18 @@ class Proxy:
     async def _complete(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Completions of both kinds: forwarded and captured."""
         body = await read_parts(receive, self._max_body_bytes, self._client_timeout_s)
-        asked = as_object(self._readable(scope, body))
-        servers = self.upstreams.for_model(asked.get("model"))
+        readable = self._readable(scope, body)
+        servers = self.upstreams.for_model(as_object(readable).get("model"))
         transcript = Transcript(
-            asked,
+            readable,
             self._recorder,
-            num_bytes=len(body),
             route=scope["path"],
             request_id=scope.get("trueup.request_id", ""),
             tenant=tenant_of(scope),
         )
         headers = _request_headers(scope["headers"], b"accept-encoding")
         headers.append((b"accept-encoding", b"identity"))  # the transcript is to be readable
-        why = "gateway stopped"
+        why = "gateway error"
         try:
             with Leaving(receive):
                 server, answer = await self._ask(scope, servers, headers, body)
@@ -102,6 +101,9 @@ class Proxy:
             raise
         except UpstreamError:
             why = "upstream unreachable"
+            raise
+        except asyncio.CancelledError:
+            why = "gateway stopped"
             raise
         finally:
             transcript.record(why)  # unless it was before
@@ -126,8 +128,11 @@ class Proxy:
             headers.append((b"content-length", given[b"content-length"]))
         servers = self.upstreams.servers[:1]
         if given:  # its parts are read as they are sent, so nobody can listen for its end as well
-            arriving = _arriving(receive, self._client_timeout_s)
+            arriving = Arriving(receive, self._client_timeout_s)
             server, answer = await self._ask(scope, servers, headers, arriving)
+            if not arriving.is_over:  # an answer before the end of the question
+                await self._pass(server, answer, send, arriving)
+                return
         else:
             with Leaving(receive):
                 server, answer = await self._ask(scope, servers, headers, None)
@@ -160,13 +165,20 @@ class Proxy:
             body = as_object(await answer.read())
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self.upstreams.failure(server, error) from error
-        except RequestError as error:
-            raise self.upstreams.failure(server, error) from error
+        except RequestError:
+            body = {}
         finally:
             answer.close()
+        if answer.status >= 500:
+            raise self.upstreams.failure(server, ValueError(f"status {answer.status}"))
         data = body.get("data")
         if answer.status != 200 or not isinstance(data, list):
-            raise self.upstreams.failure(server, ValueError(f"status {answer.status}"))
+            raise UpstreamError(  # it answers, and that is no failure of its
+                "The upstream server does not list its models",
+                got=f"status {answer.status}",
+                expected="a list of models",
+                next="ask for one by its name",
+            )
         models = [one for one in data if isinstance(one, dict) and isinstance(one.get("id"), str)]
         return [one for one in models if server.answers_for(one["id"])]
 
@@ -202,21 +214,28 @@ class Proxy:
             transcript.record("timeout" if isinstance(failure, UpstreamTimeout) else BROKEN_OFF)
             if not is_stream:
                 return  # without an end, so that the client sees that there is none
-            event = b"\n" + error_event(failure)
+            event = b"\n\n" + error_event(failure)  # whatever ends a line there, a line is over
             await send({"type": "http.response.body", "body": event, "more_body": True})
         transcript.record(error)
         await send({"type": "http.response.body", "body": b""})
 
     async def _pass(
-        self, server: UpstreamServer, answer: aiohttp.ClientResponse, send: Send
+        self,
+        server: UpstreamServer,
+        answer: aiohttp.ClientResponse,
+        send: Send,
+        asking: Arriving | None = None,
     ) -> None:
+        """The answer as it comes, whether or not the request has come to its end."""
         try:
             await send(_start(answer))
             async for data in answer.content.iter_any():
                 await send({"type": "http.response.body", "body": data, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
         except (aiohttp.ClientError, TimeoutError) as error:
-            self.upstreams.failure(server, error)  # the connection ends without an end of the body
+            if not (asking and asking.fault):
+                self.upstreams.failure(server, error)
+            # the connection ends without an end of the body
         finally:
             answer.close()
 
@@ -247,9 +266,18 @@ class Proxy:
             raise RequestError(
                 "The request body cannot be unpacked",
                 got=encoding,
-                expected=f"gzip or deflate, of at most {self._max_body_bytes} bytes",
+                expected="whole gzip or deflate",
                 next="send it without Content-Encoding",
-                status=413 if encoding in ("gzip", "deflate") else 415,
+                status=415,
+            )
+        if len(found) > self._max_body_bytes:
+            raise RequestError(
+                "The request body is too large when unpacked",
+                got=f"more than {self._max_body_bytes} bytes",
+                expected=f"at most {self._max_body_bytes} bytes",
+                next="shorten the conversation, or raise serve.max_body_mb",
+                status=413,
+                code="request_too_large",
             )
         return found
 
@@ -273,7 +301,7 @@ async def _lines(answer: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
     held: list[bytes] = []
     num_held = 0
     async for data in answer.content.iter_any():
-        cut = data.rfind(b"\n") + 1
+        cut = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
         if cut or num_held > LONGEST_LINE:
             yield b"".join((*held, data[:cut] if cut else data))
             held = [data[cut:]] if cut and cut < len(data) else []
@@ -282,19 +310,6 @@ async def _lines(answer: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
         num_held = sum(map(len, held))
     if held:
         yield b"".join(held)
-
-
-async def _arriving(receive: Receive, timeout_s: float) -> AsyncGenerator[bytes]:
-    """A request's body, part by part."""
-    while True:
-        async with asyncio.timeout(timeout_s):
-            message = await receive()
-        if message["type"] != "http.request":
-            raise ClientDisconnect
-        if message.get("body"):
-            yield message["body"]
-        if not message.get("more_body"):
-            return
 
 
 def _request_headers(

@@ -13,20 +13,22 @@ import math
 import time
 import zlib
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
 from trueup.capture import Recorder
+from trueup.capture.openai_form import user_of
+from trueup.gateway.body import as_object
 from trueup.gateway.errors import RequestError, not_supported
 from trueup.gateway.local import choice_id
 from trueup.records import Completion, Interaction, Message, Messages, Sampling, ToolCall
 
-__all__ = ["Transcript", "inflated"]
+__all__ = ["Heard", "Transcript", "inflated"]
 
 MAX_HEARD_BYTES = 64 * 1024 * 1024
 """An answer over this is not transcribed; it passes all the same."""
-DONE = (b"\ndata: [DONE]", b"\ndata:[DONE]")
+DONE = (b"\ndata: [DONE]", b"\ndata:[DONE]", b"\rdata: [DONE]", b"\rdata:[DONE]")
 GARBLED = "unreadable answer"
 BROKEN_OFF = "upstream broke off"
 
@@ -45,27 +47,24 @@ class Transcript:
 
     def __init__(
         self,
-        asked: dict[str, Any],
+        body: bytes,
         recorder: Recorder,
         *,
-        num_bytes: int = 0,
         route: str = "",
         request_id: str = "",
         tenant: str | None = None,
     ) -> None:
         """
         Args:
-            num_bytes: length of the request's body, for the account of what waits.
+            body: the request's, a JSON object.
             route: path of the request, for the rules of capture.
             request_id: ours, for answers that never got an id of the upstream's.
         """
-        self._asked, self._recorder = asked, recorder
-        self._num_asked, self._route = num_bytes, route
+        self._body, self._recorder, self._route = body, recorder, route
         self._request_id, self._tenant = request_id, tenant
         self._started = time.perf_counter()
-        self._seconds = 0.0
         self._is_recorded = self._is_stream = False
-        self._encoding = self._error = ""
+        self._encoding = ""
         self._heard: list[bytes] = [b"\n"]
         self._num_heard = 0
 
@@ -90,11 +89,18 @@ class Transcript:
         """
         if not self._is_recorded:
             self._is_recorded = True
-            self._error = error
-            self._seconds = time.perf_counter() - self._started
-            self._recorder.record_later(
-                self._interactions, size=self._num_asked + self._num_heard, route=self._route
+            heard = Heard(
+                self._body,
+                b"".join(self._heard)[1:] if self._num_heard <= MAX_HEARD_BYTES else None,
+                self._is_stream,
+                self._encoding,
+                error,
+                time.perf_counter() - self._started,
+                self._request_id,
+                self._tenant,
             )
+            size = len(self._body) + self._num_heard
+            self._recorder.record_later(heard, size=size, route=self._route)
 
     def _is_done(self) -> bool:
         tail, at = b"", len(self._heard)
@@ -103,40 +109,57 @@ class Transcript:
             tail = self._heard[at] + tail
         return any(mark in tail[-64:] for mark in DONE)
 
-    # --- from here on, away from the request ------------------------------------------------------
 
-    def _interactions(self) -> list[Interaction]:
+# --- from here on, away from the request ----------------------------------------------------------
+
+
+class Heard(NamedTuple):
+    """A request and its answer, as bytes. Called, it gives the interactions; it can be pickled, so
+    that another process may call it."""
+
+    body: bytes
+    answer: bytes | None
+    """None where it was too long to be kept."""
+    is_stream: bool
+    encoding: str
+    error: str
+    seconds: float
+    request_id: str
+    tenant: str | None
+
+    def __call__(self) -> list[Interaction]:
+        """One interaction a choice; none where something in it is no text."""
+        asked = as_object(self.body)
         try:
-            prompts = read_prompts(self._asked)
+            prompts = read_prompts(asked)
         except RequestError:
             return []
-        if self._num_heard > MAX_HEARD_BYTES:
+        if self.answer is None:
             return []
         answer = _Answer()
-        if self._heard[1:]:
-            self._hear(answer)
+        if self.answer:
+            self._hear(self.answer, answer)
         if not all(choice.is_text for choice in answer.choices.values()):
             return []
-        error = self._error or answer.error
+        error = self.error or answer.error
         if not answer.choices:
             answer.choices[0] = _Choice()
             error = error or GARBLED
-        if self._is_stream and not error and not answer.is_complete:
+        if self.is_stream and not error and not answer.is_complete:
             error = BROKEN_OFF
-        return self._records(answer, prompts, error)
+        return self._records(asked, answer, prompts, error)
 
-    def _hear(self, answer: "_Answer") -> None:
-        data = b"".join(self._heard)[1:]
-        if self._encoding not in ("", "identity"):
-            found = inflated(data, self._encoding, MAX_HEARD_BYTES)
-            if found is None:
+    def _hear(self, data: bytes, answer: "_Answer") -> None:
+        if self.encoding not in ("", "identity"):
+            found = inflated(data, self.encoding, MAX_HEARD_BYTES)
+            if found is None or len(found) > MAX_HEARD_BYTES:
                 answer.error = GARBLED
                 return
             data = found
         # a byte that is no UTF-8 costs its character, not the answer
         text = data.decode("utf-8", "replace")
-        if not self._is_stream:
-            if not self._error:
+        if not self.is_stream:
+            if not self.error:
                 answer.add(text, "message")
             return
         if "\r" in text:
@@ -144,13 +167,12 @@ class Transcript:
         answer.events([line[5:].strip() for line in text.split("\n") if line[:5] == "data:"])
 
     def _records(
-        self, answer: "_Answer", prompts: Sequence[Messages], error: str
+        self, asked: dict[str, Any], answer: "_Answer", prompts: Sequence[Messages], error: str
     ) -> list[Interaction]:
-        asked = self._asked
         choices = sorted(answer.choices.items())
-        user, is_one = asked.get("user"), len(choices) == 1
+        is_one = len(choices) == 1
         sampling, tools = _sampling(asked), _tools(asked)
-        request_id = answer.request_id or self._request_id
+        request_id = answer.request_id or self.request_id
         each = max(1, _count(asked.get("n")))
         return [
             Interaction(
@@ -159,13 +181,13 @@ class Transcript:
                 request_id=choice_id(request_id, at),
                 completion=choice.completion(sampling, echoed=_echoed(asked, prompt)),
                 model=str(asked.get("model") or ""),
-                user=user if isinstance(user, str) else None,
-                tenant=self._tenant,
+                user=user_of(asked),
+                tenant=self.tenant,
                 tools=tools,
                 error=error,
                 input_tokens=answer.tokens("prompt_tokens"),
                 output_tokens=answer.tokens("completion_tokens") if is_one else None,
-                latency_ms=self._seconds * 1000,
+                latency_ms=self.seconds * 1000,
             )
             for at, (index, choice) in enumerate(choices)
         ]
@@ -400,12 +422,12 @@ def _sampling(asked: dict[str, Any]) -> Sampling | None:
 
 
 def inflated(data: bytes, encoding: str, most: int) -> bytes | None:
-    """`data` unpacked, if it is gzip or deflate and at most `most` bytes; None otherwise."""
+    """`data` unpacked, as far as it is there; a byte more than `most` where it is longer. None for
+    what is damaged, or neither gzip nor deflate."""
     if encoding not in ("gzip", "x-gzip", "deflate"):
         return None
     reader = zlib.decompressobj(wbits=47)  # 32 + 15: gzip or zlib, whichever it begins with
     try:
-        found = reader.decompress(data, most + 1)
+        return reader.decompress(data, most + 1)
     except zlib.error:
         return None
-    return found if len(found) <= most else None

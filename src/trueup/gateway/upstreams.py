@@ -5,8 +5,8 @@ connection, so that it has not seen a byte of the request, the next that fits is
 that has taken a request is never passed over, because it may be answering it.
 """
 
-from collections.abc import AsyncIterator, Sequence
-from fnmatch import fnmatchcase
+import logging
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,7 +14,9 @@ import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
+from trueup.capture.rules import fits
 from trueup.errors import UpstreamError
+from trueup.gateway.body import Arriving
 from trueup.gateway.config import ServeConfig, UpstreamConfig
 from trueup.gateway.errors import RequestError, UpstreamTimeout
 from trueup.gateway.keys import secret_of
@@ -28,6 +30,8 @@ that is closed while a request is on its way costs that request."""
 CREDENTIALS = (b"authorization", b"api-key", b"x-api-key")
 
 Headers = Sequence[tuple[bytes, bytes]]
+
+_log = logging.getLogger(__name__)
 
 
 class UpstreamServer:
@@ -46,11 +50,13 @@ class UpstreamServer:
         self.is_up: bool | None = None
         """Whether the last request reached it; None before the first."""
         self.last_error = ""
+        self.was_told_of = False
+        """True where the log has it that it does not answer."""
         self._urls: dict[bytes, URL] = {}
 
     def answers_for(self, model: str) -> bool:
         """True where one of its patterns fits."""
-        return any(fnmatchcase(model, pattern) for pattern in self.models)
+        return any(fits(model, pattern) for pattern in self.models)
 
     def url(self, raw_path: bytes, query: bytes) -> URL:
         """Where a request to `/v1/…` goes, spelled as the client spelled it."""
@@ -141,12 +147,13 @@ class Upstreams:
         raw_path: bytes,
         query: bytes,
         headers: Headers,
-        body: bytes | AsyncIterator[bytes] | None,
+        body: bytes | Arriving | None,
     ) -> tuple[UpstreamServer, aiohttp.ClientResponse]:
         """The answer of the first server that takes the request; its body is still to be read.
 
         Raises:
             UpstreamError: none can be reached, or the one that took it broke off or fell silent.
+            RequestError, ClientDisconnect: the client did not send all of it.
         """
         assert self._session is not None, "not opened"
         for at, server in enumerate(servers):
@@ -160,6 +167,8 @@ class Upstreams:
                     allow_redirects=False,
                 )
             except (aiohttp.ClientError, TimeoutError) as error:
+                if isinstance(body, Arriving) and body.fault:
+                    raise body.fault from None
                 is_last = at == len(servers) - 1
                 was_seen = not isinstance(
                     error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError
@@ -168,29 +177,35 @@ class Upstreams:
                 if is_last or was_seen or not isinstance(body, bytes | None):
                     raise failure from error
             else:
-                server.is_up = True
+                server.is_up, server.was_told_of = True, False
                 return server, answer
         raise AssertionError("there is one at least")
 
     def failure(self, server: UpstreamServer, error: Exception) -> UpstreamError:
-        """What went wrong, as our client is told; counted."""
+        """What went wrong, as our client is told; counted. Where the server is stands in the log
+        alone, and in `/health`: it is nothing to those who ask."""
         server.num_failures += 1
+        is_new, server.was_told_of = not server.was_told_of, True
         if isinstance(error, TimeoutError) and not isinstance(
             error, aiohttp.ConnectionTimeoutError
         ):
             server.last_error = "silent"
+            if is_new:
+                _log.warning("The upstream %s does not answer in time", server.base)
             return UpstreamTimeout(
                 "The upstream server did not answer in time",
-                got=f"{server.base} silent",
+                got="silence",
                 expected=f"an answer within {self._timeout_s:g} s",
                 next="see whether it is overloaded, or raise serve.upstream_timeout_s",
             )
         server.is_up, server.last_error = False, str(error) or type(error).__name__
+        if is_new:
+            _log.warning("The upstream %s failed: %s", server.base, server.last_error)
         return UpstreamError(
             "The upstream server cannot be reached, or broke off",
-            got=f"{server.base}: {server.last_error}",
+            got="no whole answer",
             expected="an OpenAI-compatible server",
-            next="see whether it runs, and check serve.upstream",
+            next="see the gateway's log and /health, and check serve.upstream",
         )
 
     def _headers(self, server: UpstreamServer, headers: Headers) -> CIMultiDict[str]:

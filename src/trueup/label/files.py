@@ -219,7 +219,15 @@ def _bare(cell: str) -> str:
 # --- votes in -------------------------------------------------------------------------------------
 
 
-def import_votes(store: Store, text: str, *, name: str, form: Format, annotator: str = "") -> Taken:
+def import_votes(
+    store: Store,
+    text: str,
+    *,
+    name: str,
+    form: Format,
+    annotator: str = "",
+    scrub: Scrub | None = None,
+) -> Taken:
     """Read back the votes of an exported file.
 
     Reads:   `task_id`, `vote`, `annotator` and `comment`; other columns are left alone.
@@ -233,7 +241,7 @@ def import_votes(store: Store, text: str, *, name: str, form: Format, annotator:
     Args:
         annotator: whose the votes are where a row does not say.
     """
-    tally, book = _Tally(), VoteBook(store)
+    tally, book = _Tally(), VoteBook(store, scrub=scrub)
     tasks = {one.id: one for one in tasks_of(store)}
     last: dict[tuple[str, str], tuple[Choice, str]] = {}
     for row in tally.rows(_cells(text) if form == "csv" else _lines(text)):

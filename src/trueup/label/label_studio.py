@@ -23,8 +23,10 @@ from trueup.label.config import LabelConfig, LabelStudioConfig
 from trueup.label.tasks import tasks_of
 from trueup.label.votes import Choice, VoteBook, choice_of, is_swapped, mirrored
 from trueup.label.weigh import weigh
+from trueup.privacy import Scrub, trail
 from trueup.records import Label, ReviewTask
 from trueup.store import Store
+from trueup.store.tables import ERASED
 
 __all__ = [
     "TEMPLATE",
@@ -32,6 +34,7 @@ __all__ = [
     "Pulled",
     "Pushed",
     "connect",
+    "erase",
     "pull",
     "push",
     "take",
@@ -100,7 +103,7 @@ def push(store: Store, config: LabelConfig, server: "LabelStudio") -> Pushed:
     """Put every task that wait for votes, and gold questions, into the project.
 
     Reads:   the same tasks as `tasks export`; the ids of those that are there.
-    Writes:  to the server alone, `batch_size` tasks a request.
+    Writes:  to the server, `batch_size` tasks a request, and a line of the audit trail for each.
     Again:   sends what is not there yet. A request that broke off half-way is looked at first.
     """
     project = server.project()
@@ -110,10 +113,12 @@ def push(store: Store, config: LabelConfig, server: "LabelStudio") -> Pushed:
     size = server.config.batch_size
     for at in range(0, len(new), size):
         server.add_tasks(project, [_shown(one) for one in new[at : at + size]])
+        told = {"what": "tasks", "records": len(new[at : at + size]), "to": server.config.url}
+        trail.note(store, "export", told)
     return Pushed(project, len(new), len(asked) - len(new))
 
 
-def pull(store: Store, server: "LabelStudio") -> Pulled:
+def pull(store: Store, server: "LabelStudio", *, scrub: Scrub | None = None) -> Pulled:
     """Turn every annotation of the project into a vote.
 
     Writes:  one vote an annotation that is new or was edited, and one that withdraws where an
@@ -127,8 +132,8 @@ def pull(store: Store, server: "LabelStudio") -> Pulled:
         ConfigError: nothing was pushed there.
     """
     project = server.project(make=False)
-    book, tasks = VoteBook(store), {one.id: one for one in tasks_of(store)}
-    there = list(server.tasks(project))
+    book, tasks = VoteBook(store, scrub=scrub), {one.id: one for one in tasks_of(store)}
+    there = list(server.answered(project))
     seen = {one.get("task_id") for one, _ in there if isinstance(one, dict)}
     found = [(data, one) for data, annotations in there for one in annotations]
     found.sort(key=lambda one: str(one[1].get("updated_at")))
@@ -157,7 +162,14 @@ def pull(store: Store, server: "LabelStudio") -> Pulled:
     return Pulled(len(found), new, known, len(made) - new, dict(skipped.most_common()))
 
 
-def take(store: Store, server: "LabelStudio", project: int, payload: dict[str, Any]) -> str:
+def take(
+    store: Store,
+    server: "LabelStudio",
+    project: int,
+    payload: dict[str, Any],
+    *,
+    scrub: Scrub | None = None,
+) -> str:
     """Write what a webhook brought: an annotation that was made, edited or deleted.
 
     Returns:
@@ -167,7 +179,7 @@ def take(store: Store, server: "LabelStudio", project: int, payload: dict[str, A
     if not isinstance(whose, dict) or whose.get("id") != project:
         return "another project"
     if payload.get("action") == "ANNOTATIONS_DELETED":
-        return withdraw(store, project, payload.get("annotations"))
+        return withdraw(store, project, payload.get("annotations"), scrub=scrub)
     annotation, task = payload.get("annotation"), payload.get("task")
     if not isinstance(annotation, dict) or not isinstance(task, dict):
         return "no annotation"
@@ -175,7 +187,7 @@ def take(store: Store, server: "LabelStudio", project: int, payload: dict[str, A
     task_id = str(data.get("task_id")) if isinstance(data, dict) else ""
     tasks = {one.id: one for one in store.get_all(ReviewTask, [task_id])}
     try:
-        book = VoteBook(store, task_id) if tasks else VoteBook(store, "none")
+        book = VoteBook(store, task_id if tasks else "none", scrub=scrub)
         _, vote = _vote(book, tasks, data, annotation, project, server)
     except _Bad as bad:
         return str(bad)
@@ -185,15 +197,32 @@ def take(store: Store, server: "LabelStudio", project: int, payload: dict[str, A
     return "new"
 
 
-def withdraw(store: Store, project: int, annotations: Any) -> str:
+def withdraw(store: Store, project: int, annotations: Any, *, scrub: Scrub | None = None) -> str:
     """Withdraw the votes of annotations that were deleted."""
     listed = annotations if isinstance(annotations, list) else []
     gone = {_source(project, one) for one in listed if isinstance(one, dict)}
-    book = VoteBook(store)
+    book = VoteBook(store, scrub=scrub)
     votes = [one for one in book.from_source(f"label-studio:{project}/") if one.source in gone]
     made = _withdrawn(book, {one.id: one for one in tasks_of(store)}, votes)
     store.add_all(made)
     return "withdrawn" if made else "known"
+
+
+def erase(store: Store, server: "LabelStudio") -> int:
+    """Delete tasks whose records were erased, annotations and all; returns how many.
+
+    Reads:   the ids of the project's tasks, and which of them were erased here.
+    Writes:  to the server, and a line of the audit trail where there was something to delete.
+    Again:   deletes what is left.
+    """
+    project = server.found()
+    there = dict(server.tasks(project)) if project is not None else {}
+    with store.reading() as connection:
+        gone = store.known(connection, ERASED, list(there.values()))
+    deleted = [server.delete_task(number) for number, name in there.items() if name in gone]
+    if deleted:
+        trail.note(store, "erase", {"tasks_there": len(deleted), "at": server.config.url})
+    return len(deleted)
 
 
 # --- what is shown, and what was said -------------------------------------------------------------
@@ -359,14 +388,31 @@ class LabelStudio:
         exact = [one for one in found if one.get("title") == title]
         return min(exact, key=lambda one: one["id"], default=None)
 
+    def found(self) -> int | None:
+        """The id of the project with our title, if there is one."""
+        found = self._project(self.config.project)
+        return None if found is None else int(found["id"])
+
     def task_ids(self, project: int) -> Iterator[str]:
         """Our ids of the tasks that are there."""
+        yield from (name for _, name in self.tasks(project))
+
+    def tasks(self, project: int) -> Iterator[tuple[int, str]]:
+        """The tasks that are there: the server's number of each, and our id."""
         for task in self._tasks(project, "task_only"):
             data = task.get("data")
             if isinstance(data, dict) and "task_id" in data:
-                yield str(data["task_id"])
+                yield int(task.get("id") or 0), str(data["task_id"])
 
-    def tasks(self, project: int) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
+    def delete_task(self, number: int) -> None:
+        """Delete a task by the server's number, if it is still there."""
+        try:
+            self._call("DELETE", f"/api/tasks/{number}/")
+        except UpstreamError as error:
+            if not str(error.got).startswith("404"):
+                raise
+
+    def answered(self, project: int) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
         """The data of every task, with its annotations."""
         for task in self._tasks(project, "all"):
             found = task.get("annotations") or ()

@@ -18,6 +18,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
+from trueup.privacy import Scrub
 from trueup.records import Label, ReviewTask
 from trueup.store import Store
 
@@ -135,8 +136,13 @@ class VoteBook:
     Made once for many look-ups; `cast` keeps it up to date with what it gives back.
     """
 
-    def __init__(self, store: Store, task_id: str = "") -> None:
-        """Of all tasks, or of this one alone."""
+    def __init__(self, store: Store, task_id: str = "", *, scrub: Scrub | None = None) -> None:
+        """Of all tasks, or of this one alone.
+
+        Args:
+            scrub: what takes out of a vote what must not be written.
+        """
+        self._scrub = scrub
         self._votes: dict[tuple[str, str], list[Label]] = {}
         some = {"task_id": task_id} if task_id else {"annotator_kind": "human"}
         for one in store.each(Label, **some):
@@ -176,8 +182,6 @@ class VoteBook:
         """
         votes = self._votes.setdefault((task.id, annotator), [])
         known = _last([one for one in votes if one.source == source])
-        if known and (choice_of(known), known.comment) == (choice, comment):
-            return None
         before = _newest(votes)
         if before is None and choice == "withdrawn":
             return None
@@ -189,6 +193,9 @@ class VoteBook:
             comment=comment,
             replaces=before.id if before else "",
         )
+        made = self._scrub(made) if self._scrub else made
+        if known and (choice_of(known), known.comment) == (choice, made.comment):
+            return None
         votes.append(made)
         return made
 

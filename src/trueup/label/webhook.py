@@ -17,6 +17,7 @@ from aiohttp import web
 from trueup.errors import ConfigError, TrueupError
 from trueup.label.config import LabelStudioConfig
 from trueup.label.label_studio import SECRET_HEADER, LabelStudio, take
+from trueup.privacy import Scrub
 from trueup.store import Store
 
 __all__ = ["running", "secret_of", "serve"]
@@ -53,18 +54,22 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 0,
     ready: Ready = lambda _: None,
+    scrub: Scrub | None = None,
 ) -> None:
     """Listen until Ctrl-C.
 
     Args:
         ready: is called with the address once it answers.
+        scrub: what takes out of a vote what must not be written.
     """
     with suppress(KeyboardInterrupt):
-        asyncio.run(_serve(_app(store, server, project, secret), host, port, ready))
+        asyncio.run(_serve(_app(store, server, project, secret, scrub), host, port, ready))
 
 
 @contextmanager
-def running(store: Store, server: LabelStudio, project: int, secret: str) -> Iterator[str]:
+def running(
+    store: Store, server: LabelStudio, project: int, secret: str, scrub: Scrub | None = None
+) -> Iterator[str]:
     """The same on a free loopback port, in a thread, for as long as a `with` lasts."""
     started, addresses = threading.Event(), list[str]()
     loop = asyncio.new_event_loop()
@@ -73,7 +78,7 @@ def running(store: Store, server: LabelStudio, project: int, secret: str) -> Ite
         addresses.append(address)
         started.set()
 
-    app = _app(store, server, project, secret)
+    app = _app(store, server, project, secret, scrub)
     listening = loop.create_task(_serve(app, "127.0.0.1", 0, ready))
 
     def run() -> None:
@@ -114,7 +119,9 @@ async def _serve(app: web.Application, host: str, port: int, ready: Ready) -> No
         await runner.cleanup()
 
 
-def _app(store: Store, server: LabelStudio, project: int, secret: str) -> web.Application:
+def _app(
+    store: Store, server: LabelStudio, project: int, secret: str, scrub: Scrub | None
+) -> web.Application:
     turn = asyncio.Lock()
 
     async def receive(request: web.Request) -> web.Response:
@@ -130,7 +137,7 @@ def _app(store: Store, server: LabelStudio, project: int, secret: str) -> web.Ap
             return web.json_response({"error": "not a JSON object"}, status=400)
         try:
             async with turn:
-                became = await asyncio.to_thread(take, store, server, project, payload)
+                became = await asyncio.to_thread(take, store, server, project, payload, scrub=scrub)
         except TrueupError as error:
             return web.json_response({"error": error.what}, status=503)
         return web.json_response({"became": became})

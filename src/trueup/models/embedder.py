@@ -45,6 +45,7 @@ class Embedder:
 
         Raises:
             UpstreamError: an address gave no vectors.
+            ModelError: a vector is not finite.
         """
         keys = [content_hash(text) for text in texts]
         missing = {k: t for k, t in zip(keys, texts, strict=True) if k not in self._known}
@@ -57,6 +58,13 @@ class Embedder:
         if not texts:
             return np.zeros((0, 1), np.float32)
         vectors = np.asarray(self._encode(list(texts)), np.float32)
+        if not np.isfinite(vectors).all():
+            raise ModelError(
+                f"The embedder {self.id} gave numbers that are none",
+                got=f"NaN or infinity in {(~np.isfinite(vectors)).any(axis=1).sum()} vectors",
+                expected="finite numbers",
+                next="name another model in embedder.name, or one in float32",
+            )
         sizes = np.linalg.norm(vectors, axis=1, keepdims=True)
         return vectors / np.where(sizes > 0, sizes, 1.0)
 

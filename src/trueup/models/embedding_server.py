@@ -3,6 +3,10 @@
     POST  {"model": …, "input": ["…", "…"]}
     200   {"data": [{"index": 0, "embedding": [0.1, …]}, …]}
 
+A server may refuse a whole batch for one text that is too long for it: then the batch is halved,
+and a lone text cut in half, until it is taken. Without that a single prompt would hold up all
+others for ever. Nor is an empty text sent, which some refuse: a space stands for it.
+
 The key, where one is set in the environment, goes as a bearer token and is in no message. Tries,
 patience and the size of an answer are bounded; a redirect is not followed.
 """
@@ -21,6 +25,8 @@ from trueup.models.config import EmbedderConfig
 __all__ = ["EmbeddingServer"]
 
 BATCH = 64  # texts a request
+REFUSALS = ("HTTP 400", "HTTP 413", "HTTP 422")
+LEAST_CHARS = 64  # a text that is refused at this length is not refused for its length
 MAX_ANSWER = 64_000_000  # bytes; 64 vectors of 4,096 numbers take 5 million
 
 
@@ -57,8 +63,13 @@ class EmbeddingServer:
         return np.concatenate(batches)
 
     def _batch(self, texts: Sequence[str]) -> np.ndarray:
-        body = {"model": self._config.model, "input": list(texts)}
-        said = self._post(json.dumps(body).encode())
+        body = {"model": self._config.model, "input": [text or " " for text in texts]}
+        try:
+            said = self._post(json.dumps(body).encode())
+        except PostFailed as error:
+            if str(error) not in REFUSALS or max(map(len, texts)) <= LEAST_CHARS:
+                raise self._failure(str(error)) from None
+            return self._in_halves(texts)
         try:
             rows = sorted(json.loads(said)["data"], key=lambda row: row["index"])
             vectors = np.array([row["embedding"] for row in rows], np.float64)
@@ -68,18 +79,24 @@ class EmbeddingServer:
             raise self._failure(f"an array of shape {vectors.shape} for {len(texts)} texts")
         return vectors
 
+    def _in_halves(self, texts: Sequence[str]) -> np.ndarray:
+        if len(texts) == 1:
+            return self._batch([texts[0][: len(texts[0]) // 2]])
+        middle = len(texts) // 2
+        halves = [self._batch(texts[:middle]), self._batch(texts[middle:])]
+        if halves[0].shape[1] != halves[1].shape[1]:
+            raise self._failure("vectors of several lengths")
+        return np.concatenate(halves)
+
     def _post(self, body: bytes) -> bytes:
-        try:
-            return post(
-                self._url,
-                body,
-                key=self._key,
-                timeout_s=self._config.timeout_s,
-                max_retries=self._config.max_retries,
-                max_bytes=MAX_ANSWER,
-            )
-        except PostFailed as error:
-            raise self._failure(str(error)) from None
+        return post(
+            self._url,
+            body,
+            key=self._key,
+            timeout_s=self._config.timeout_s,
+            max_retries=self._config.max_retries,
+            max_bytes=MAX_ANSWER,
+        )
 
     def _failure(self, problem: str) -> UpstreamError:
         return UpstreamError(

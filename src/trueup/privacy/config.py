@@ -19,7 +19,7 @@ class PrivacyConfig(StageConfig):
     (extra `presidio`, and a language model of spaCy)."""
 
     presidio_model: str = "en_core_web_lg"
-    """The spaCy model of `presidio`, installed on this machine."""
+    """The spaCy model of `presidio`: a package that is installed on this machine, or a folder."""
 
     pseudonyms: bool = True
     """Keep a keyed hash in place of a user's id. The key is random, one a tenant; `trueup erase`

@@ -11,7 +11,8 @@ other pairs are free for the next.
 
 Everything in the database happens in one transaction, with the list of ids as a journal and a line
 in the audit trail. Files, vectors and free space come after it; killed there, the next call, or
-`resume`, goes on from the journal.
+`resume`, goes on from the journal. Where several machines share a Postgres store, each finishes
+its own folder so: at its next turn, or by `resume`.
 """
 
 import json
@@ -28,7 +29,7 @@ from sqlalchemy import Connection, delete, insert, select, text, update
 
 from trueup.errors import StorageError
 from trueup.privacy.config import PrivacyConfig
-from trueup.privacy.needles import Needles, texts_of
+from trueup.privacy.needles import START, Needles, Talks, texts_of
 from trueup.privacy.pseudonyms import Pseudonyms
 from trueup.privacy.trail import add_entry
 from trueup.records import (
@@ -44,7 +45,6 @@ from trueup.records import (
     ReviewTask,
     SampleSet,
     TrainingRun,
-    content_hash,
 )
 from trueup.store import Store
 from trueup.store.tables import EDGES, ERASED, ERASURES, KINDS, TABLES, VERDICTS, kind_of
@@ -58,6 +58,8 @@ TRAFFIC = (Interaction, Feedback, Flag, ReviewTask, Label, PreferencePair)
 """What goes with an interaction, whole."""
 AT_ONCE = 500
 READERS_WAIT_S = 10.0
+MARKS = "erasures.txt"
+"""In a machine's folder beside a Postgres store: the erasures that the folder is done with."""
 
 
 class Erasure(NamedTuple):
@@ -133,20 +135,23 @@ def erase_older(
 
 
 def retain(store: Store, config: PrivacyConfig, forget: Forget | None = None) -> Erasure | None:
-    """Hold traffic to `privacy.retain_days`; None where it is unset."""
+    """Hold traffic to `privacy.retain_days`; None where it is unset. What was stopped, or done on
+    another machine, is finished in any case."""
+    resume(store, forget)
     if config.retain_days is None:
         return None
     return erase_older(store, config.retain_days, forget=forget)
 
 
 def resume(store: Store, forget: Forget | None = None) -> int:
-    """Finish what was stopped between the database and the files; returns how many there were."""
+    """Finish what was stopped between the database and the files, and take from this machine's
+    folder what another one erased from the store that they share; returns how many there were."""
     query = select(ERASURES.c.id).where(ERASURES.c.finished_at.is_(None))
     with store.reading() as connection:
         unfinished = connection.execute(query).scalars().all()
     for one in unfinished:
         _finish(store, one, forget)
-    return len(unfinished)
+    return len(unfinished) + _catch_up(store, forget)
 
 
 def _erase(
@@ -167,8 +172,13 @@ def _erase(
     with store.writing() as connection:  # what arrives meanwhile waits, and then finds it gone
         plan = _plan(connection, query)
         if not plan.all_ids:
+            if action == "erase":  # what somebody holds back for now is not to come after this
+                row = {"id": erasure, "started_at": _now(), "finished_at": _now(), "details": "[]"}
+                connection.execute(insert(ERASURES), row)
+                # that somebody asked is worth a line, too
+                add_entry(connection, action, {**told, "removed": {}}, who=who)
             return _result("", plan, Counter())
-        needles = Needles(_texts(connection, plan))
+        needles = _needles(connection, plan)
         _blot_cards(store.folder, needles)  # here the texts are known; killed, it is done again
         redacted = _blot_records(connection, plan, needles)
         _remove(connection, store, plan, erasure)
@@ -203,12 +213,12 @@ def _plan(connection: Connection, query: Any) -> _Plan:
     """Follow lineage forward from the interactions that a query selects."""
     roots = connection.execute(query).scalars().all()
     below = _descendants(connection, roots)
-    prompts = _prompts(connection, roots)
-    below |= _descendants(connection, _labels_of(connection, prompts))
+    talks = Talks(_prompts(connection, roots))
+    below |= _descendants(connection, _labels_of(connection, talks))
     ids: dict[type[Record], list[str]] = {
         kind: sorted(one for one in below if kind_of(one) is kind) for kind in TRAFFIC
     }
-    ids[SampleSet] = _samples_of(connection, prompts) if roots else []
+    ids[SampleSet] = _samples_of(connection, talks)
     trained, idle = set[str](), set[str]()
     beyond = set[str]()
     for dataset in (one for one in below if kind_of(one) is Dataset):
@@ -249,27 +259,69 @@ def _bodies(connection: Connection, kind: type[Record], ids: Sequence[str]) -> I
         yield from connection.execute(select(table.c.id, table.c.body).where(table.c.id.in_(part)))
 
 
-def _prompts(connection: Connection, interactions: Sequence[str]) -> set[str]:
-    bodies = _bodies(connection, Interaction, interactions)
-    return {content_hash(json.loads(row.body)["prompt"]) for row in bodies}
+def _prompts(connection: Connection, interactions: Sequence[str]) -> Iterator[Any]:
+    for row in _bodies(connection, Interaction, interactions):
+        yield json.loads(row.body)["prompt"]
 
 
-def _samples_of(connection: Connection, prompts: set[str]) -> list[str]:
-    """Answers that were drawn to these prompts outside of traffic."""
+def _samples_of(connection: Connection, talks: Talks) -> list[str]:
+    """Answers that were drawn outside of traffic to prompts that repeat a turn of these."""
     table = TABLES[SampleSet]
-    rows = connection.execute(select(table.c.id, table.c.body))
-    return [r.id for r in rows if content_hash(json.loads(r.body)["prompt"]) in prompts]
+    rows = connection.execute(select(table.c.id, table.c.body)) if talks else ()
+    return [r.id for r in rows if talks.are_in(json.loads(r.body)["prompt"])]
 
 
-def _labels_of(connection: Connection, prompts: set[str]) -> list[str]:
+def _labels_of(connection: Connection, talks: Talks) -> list[str]:
     """Labels and tasks of these prompts that name no interaction: of answers drawn in rounds."""
     found = []
     for kind in (Label, ReviewTask):
         table = TABLES[kind]
         query = select(table.c.id, table.c.body).where(table.c.interaction_id.is_(None))
-        rows = connection.execute(query) if prompts else ()
-        found += [r.id for r in rows if content_hash(json.loads(r.body)["prompt"]) in prompts]
+        rows = connection.execute(query) if talks else ()
+        found += [r.id for r in rows if talks.has(json.loads(r.body)["prompt"])]
     return found
+
+
+def _needles(connection: Connection, plan: _Plan) -> Needles:
+    """What is to be found wherever else it stands."""
+    roots = plan.ids[Interaction]
+    talks = Talks(_prompts(connection, roots))
+    systems, whole = _own_systems(connection, plan, talks)
+    return Needles((*_texts(connection, plan), *systems), whole=whole, talks=talks)
+
+
+def _own_systems(connection: Connection, plan: _Plan, talks: Talks) -> tuple[set[str], set[str]]:
+    """System prompts that nothing else has: they may speak of the user. In the second set those
+    that begin as others' do."""
+    own = {
+        text for prompt in _prompts(connection, plan.ids[Interaction]) for text in _rules(prompt)
+    }
+    alike = set[str]()
+    for prompt in _other_prompts(connection, plan, talks) if own else ():
+        for rules in _rules(prompt):
+            own.discard(rules)
+            alike |= {one for one in own if one[:START] == rules[:START]}
+        if not own:  # with one prompt for everybody, after the first
+            break
+    return own - alike, own & alike
+
+
+def _rules(prompt: Any) -> Iterator[str]:
+    texts = (turn["content"].strip() for turn in prompt if turn["role"] == "system")
+    yield from filter(None, texts)
+
+
+def _other_prompts(connection: Connection, plan: _Plan, talks: Talks) -> Iterator[Any]:
+    """Of traffic, labels and data sets that stay."""
+    for kind in (Interaction, Label, Dataset):
+        table, going = TABLES[kind], set(plan.ids[kind])
+        query = select(table.c.id, table.c.body).execution_options(yield_per=AT_ONCE)
+        with connection.execute(query) as rows:
+            for row in rows:
+                if row.id not in going:
+                    body = json.loads(row.body)
+                    prompts = [body["prompt"]] if "prompt" in body else body.get("prompts", ())
+                    yield from (one for one in prompts if kind is not Dataset or not talks.has(one))
 
 
 def _texts(connection: Connection, plan: _Plan) -> Iterator[str]:
@@ -330,9 +382,43 @@ def _finish(store: Store, erasure: str, forget: Forget | None) -> None:
     if forget is not None:
         forget(gone)
     _free_space(store)
+    _mark(store, [erasure])
     with store.writing() as connection:
         done = update(ERASURES).where(ERASURES.c.id == erasure).values(finished_at=_now())
         connection.execute(done)
+
+
+def _catch_up(store: Store, forget: Forget | None) -> int:
+    """Rows and their tombstones are in the store, for every machine; reports, runs, cards and
+    LanceDB's files are beside each machine that uses it."""
+    if not store.is_postgres:
+        return 0
+    marks = store.folder / MARKS
+    known = set(marks.read_text().split()) if marks.exists() else set[str]()
+    with store.reading() as connection:
+        rows = connection.execute(select(ERASURES.c.id, ERASURES.c.details)).all()
+        missing = {row.id: json.loads(row.details) for row in rows if row.id not in known}
+        gone: list[str] = []
+        for part in _parts(list(missing)):
+            query = select(ERASED.c.id).where(ERASED.c.erasure.in_(part))
+            gone += connection.execute(query).scalars()
+    if missing:
+        _remove_files(store.folder, sorted({run for runs in missing.values() for run in runs}))
+        _renew_cards(store)
+        if forget is not None:
+            forget(gone)
+        _mark(store, missing)
+    return len(missing)
+
+
+def _mark(store: Store, erasures: Iterable[str]) -> None:
+    """This machine's folder is done with these."""
+    if store.is_postgres:
+        try:
+            with (store.folder / MARKS).open("a") as marks:
+                marks.writelines(f"{one}\n" for one in erasures)
+        except OSError as error:
+            raise _not_removed(store.folder, error) from error
 
 
 def _remove_files(folder: Path, runs: Iterable[str]) -> None:
@@ -351,10 +437,32 @@ def _remove_files(folder: Path, runs: Iterable[str]) -> None:
 
 def _blot_cards(folder: Path, needles: Needles) -> None:
     """What a checkpoint's card quotes; its weights are named by their own contents."""
+    _rewrite_cards(folder, needles.blotted)
+
+
+def _renew_cards(store: Store) -> None:
+    """The texts are known no more, but the records that a card repeats were blotted with them."""
+
+    def renewed(card: dict[str, Any]) -> dict[str, Any]:
+        run = card.get("run")
+        run_id = run.get("id") if isinstance(run, dict) else None
+        made = store.last(Checkpoint, run_id=run_id) if run_id else None
+        runs = store.get_all(TrainingRun, [run_id]) if run_id else []
+        if made is None or not runs:
+            return card
+        now: dict[str, Any] = {"run": runs[0].model_dump(mode="json")}
+        now |= {"metrics": made.metrics} if "metrics" in card else {}
+        return card if now.items() <= card.items() else card | now
+
+    _rewrite_cards(store.folder, renewed)
+
+
+def _rewrite_cards(folder: Path, change: Callable[[Any], Any]) -> None:
+    """`change` gives back the same object where a card may stay."""
     for file in sorted((folder / "checkpoints").glob("*/card.json")):
         try:
             card = json.loads(file.read_text())
-            made = needles.blotted(card)
+            made = change(card)
             if made is not card:
                 scratch = file.with_name("card.json.new")
                 scratch.write_text(json.dumps(made, indent=2, sort_keys=True))

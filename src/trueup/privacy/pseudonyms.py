@@ -16,7 +16,7 @@ from trueup.store.tables import SALTS
 
 __all__ = ["Pseudonyms"]
 
-PREFIX = "user_"
+PREFIX, REQUEST = "user_", "request_"
 FORM = re.compile(rf"{PREFIX}[0-9a-f]{{32}}")
 
 
@@ -34,6 +34,10 @@ class Pseudonyms:
             StorageError: the tenant is new, and its key could not be written.
         """
         return user if FORM.fullmatch(user) else _hashed(self._key(tenant or ""), user)
+
+    def of_request(self, request_id: str) -> str:
+        """`request_` and 32 hex digits, under a key that is nobody's in particular."""
+        return REQUEST + _hashed(self._key(""), request_id).removeprefix(PREFIX)
 
     def all_of(self, user: str) -> list[str]:
         """The pseudonyms of an id under every tenant that the store has seen."""

@@ -33,6 +33,7 @@ from starlette.exceptions import HTTPException
 from trueup.errors import DataError, RecordNotFound, TrueupError
 from trueup.label.config import LabelConfig
 from trueup.label.votes import SECOND_LOOK
+from trueup.privacy import Scrub
 from trueup.records import ReviewTask
 from trueup.review.agreement import Reader, copied, disagreements
 from trueup.review.card import Pick, as_pick, card, read_said, to_pick
@@ -57,11 +58,18 @@ class NotLoggedIn(Exception):
     """The page is for people who are."""
 
 
-def create_app(store: Store, config: ReviewConfig, label: LabelConfig | None = None) -> FastAPI:
+def create_app(
+    store: Store,
+    config: ReviewConfig,
+    label: LabelConfig | None = None,
+    *,
+    scrub: Scrub | None = None,
+) -> FastAPI:
     """The app; the store is the caller's to close.
 
     Args:
         label: how many people answer each task of the open pool, and whose votes count.
+        scrub: what takes out of comments and edits what must not be written.
     """
     label = label or LabelConfig()
     app = FastAPI(
@@ -73,7 +81,7 @@ def create_app(store: Store, config: ReviewConfig, label: LabelConfig | None = N
     )
     app.state.store, app.state.config, app.state.overlap = store, config, label.overlap
     app.state.people = People(store, session_h=config.session_h)
-    app.state.desk = Desk(store, config, label)
+    app.state.desk = Desk(store, config, label, scrub=scrub)
     app.state.reader = Reader()
     app.mount("/static", StaticFiles(directory=HERE / "static"))
     for add in (_doors, _work, _leads, _admins):
@@ -301,7 +309,7 @@ def _doors(app: FastAPI) -> None:
         try:
             if people.log_in(name, old, address=_address(request)) is None:
                 raise DataError("The present password is not right")
-            people.change(name, password=new)
+            people.change(name, password=new, by=name)
         except DataError as error:
             expected = f"; expected {error.expected}" if error.expected else ""
             data = {"error": f"{error.what}{expected}."}
@@ -552,7 +560,8 @@ def _admins(app: FastAPI) -> None:
     def add(
         request: Request, session: Admin, name: Text = "", password: Text = "", role: Text = ""
     ) -> Response:
-        return attempt(request, session, lambda: people.add(name, password, as_role(role)))
+        by = session.person.name
+        return attempt(request, session, lambda: people.add(name, password, as_role(role), by=by))
 
     @app.post("/people/{name}", dependencies=TOKEN)
     def change(
@@ -571,6 +580,7 @@ def _admins(app: FastAPI) -> None:
                 role=as_role(role) if role else None,
                 password=password or None,
                 is_active=active == "yes" if active else None,
+                by=session.person.name,
             ),
         )
 

@@ -21,6 +21,7 @@ from trueup.errors import DataError
 from trueup.label.config import LabelConfig
 from trueup.label.votes import REVIEW, Choice, choice_of, vote
 from trueup.label.weigh import fails_gold
+from trueup.privacy import Scrub
 from trueup.records import Completion, Label, ReviewTask
 from trueup.review.config import ReviewConfig
 from trueup.review.standing import Standing, Vote
@@ -71,15 +72,22 @@ class Desk:
     """Hands out tasks and takes answers. Safe to use from several threads and processes."""
 
     def __init__(
-        self, store: Store, config: ReviewConfig, label: LabelConfig | None = None
+        self,
+        store: Store,
+        config: ReviewConfig,
+        label: LabelConfig | None = None,
+        *,
+        scrub: Scrub | None = None,
     ) -> None:
         """
         Args:
             label: `overlap` is how many people answer each task of the open pool; the votes of
                 whoever fails gold questions by its measure are not among them.
+            scrub: what takes out of comments and edits what must not be written.
         """
         self._store, self._config, self._label = store, config, label or LabelConfig()
         self._overlap = self._label.overlap
+        self._scrub: Scrub = scrub or (lambda record: record)
         self._known, self._lock = Standing(self._overlap), threading.RLock()
 
     # --- what next ----------------------------------------------------------------------------
@@ -269,6 +277,7 @@ class Desk:
             comment=said.comment,
             replaces=before.label_id if before else "",
         )
+        made = self._scrub(made)
         if before is None:
             is_new = choice != "withdrawn"
         else:
@@ -279,6 +288,7 @@ class Desk:
         kept: list[str] = []
         for place, last in enumerate(self._edits(name, task)):
             edit = _edit(task, place, said.edits[place], name, last)
+            edit = self._scrub(edit) if edit else None
             if edit and not (last and _content(last) == _content(edit)):
                 labels.append(edit)
                 last = edit

@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple, get_args
 from sqlalchemy import Connection, delete, insert, select, update
 
 from trueup.errors import DataError
+from trueup.privacy.trail import add_entry
 from trueup.store import Store, storage_errors
 from trueup.store.tables import REVIEW_SESSIONS, REVIEW_USERS
 
@@ -70,8 +71,11 @@ class People:
 
     # --- people -------------------------------------------------------------------------------
 
-    def add(self, name: str, password: str, role: Role) -> Person:
+    def add(self, name: str, password: str, role: Role, *, by: str = "") -> Person:
         """Let somebody in.
+
+        Args:
+            by: who does so, for the audit trail; by default the user of this machine.
 
         Raises:
             DataError: the name is taken or odd, or the password is short.
@@ -100,6 +104,7 @@ class People:
         }
         with storage_errors(self._store.folder), self._store.engine.begin() as connection:
             connection.execute(insert(REVIEW_USERS), [row])
+            add_entry(connection, "role", {"name": name, "role": role, "is_new": True}, who=by)
         return Person(name, role, True, row["created_at"])
 
     def change(
@@ -109,8 +114,12 @@ class People:
         role: Role | None = None,
         password: str | None = None,
         is_active: bool | None = None,
+        by: str = "",
     ) -> Person:
         """Change what is given. Whoever is logged in under that name has to log in again.
+
+        Args:
+            by: who does so, for the audit trail; by default the user of this machine.
 
         Raises:
             DataError: there is nobody of that name, the password is short, or no active admin
@@ -141,6 +150,14 @@ class People:
                 update(REVIEW_USERS).where(REVIEW_USERS.c.name == name).values(**new)
             )
             connection.execute(delete(REVIEW_SESSIONS).where(REVIEW_SESSIONS.c.name == name))
+            told = {
+                "name": name,
+                "role": new["role"],
+                "before": person.role,
+                "is_active": new["is_active"],
+                "has_new_password": password is not None,
+            }
+            add_entry(connection, "role", told, who=by)
         return person._replace(role=role or person.role, is_active=bool(new["is_active"]))
 
     def get(self, name: str) -> Person | None:

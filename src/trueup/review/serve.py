@@ -8,6 +8,7 @@ import uvicorn
 
 from trueup.errors import ConfigError
 from trueup.label.config import LabelConfig
+from trueup.privacy import Scrub
 from trueup.review.app import create_app
 from trueup.review.config import ReviewConfig
 from trueup.review.people import People
@@ -24,10 +25,11 @@ def serve(
     listening: socket.socket,
     *,
     label: LabelConfig | None = None,
+    scrub: Scrub | None = None,
 ) -> None:
     """Serve until Ctrl-C or SIGTERM on what `listen` gave."""
     with contextlib.suppress(KeyboardInterrupt):  # the ordinary way to stop it
-        make_server(store, config, label).run(sockets=[listening])
+        make_server(store, config, label, scrub=scrub).run(sockets=[listening])
 
 
 def listen(store: Store, config: ReviewConfig) -> socket.socket:
@@ -67,12 +69,16 @@ def _is_loopback(host: str) -> bool:
 
 
 def make_server(
-    store: Store, config: ReviewConfig, label: LabelConfig | None = None
+    store: Store,
+    config: ReviewConfig,
+    label: LabelConfig | None = None,
+    *,
+    scrub: Scrub | None = None,
 ) -> uvicorn.Server:
     """The server without its socket, for those who run it in a thread of their own."""
     return uvicorn.Server(
         uvicorn.Config(
-            create_app(store, config, label),
+            create_app(store, config, label, scrub=scrub),
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=GRACE_S,

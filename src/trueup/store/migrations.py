@@ -108,6 +108,26 @@ def m006_review(connection: Connection) -> None:
         connection.execute(text(f"CREATE INDEX review_{table}_by_name ON review_{table} (name)"))
 
 
+_M007_TEXTS = {
+    "interaction": ("source", "request_id", '"user"', "tenant", "body"),
+    **dict.fromkeys((*list(_M001_COLUMNS)[1:], "audit", "task"), ("body",)),
+    "verdicts": ("verdict",),
+}
+
+
+def m007_statistics(connection: Connection) -> None:
+    """Postgres keeps no samples of what clients wrote, nor those it took before."""
+    if connection.dialect.name != "postgresql":
+        return
+    for table, columns in _M007_TEXTS.items():
+        for column in columns:
+            kind = "TEXT" if column == "body" else "VARCHAR"
+            change = f"ALTER TABLE {table} ALTER COLUMN {column}"
+            connection.execute(text(f"{change} SET STATISTICS 0"))
+            # the type it has already: rewrites nothing, and drops the samples that are there
+            connection.execute(text(f"{change} TYPE {kind}"))
+
+
 def _serial(connection: Connection) -> str:
     is_postgres = connection.dialect.name == "postgresql"
     return "SERIAL PRIMARY KEY" if is_postgres else "INTEGER PRIMARY KEY"
@@ -135,6 +155,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     m004_tasks,
     m005_privacy,
     m006_review,
+    m007_statistics,
 )
 
 

@@ -14,6 +14,7 @@ misses nothing.
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,7 +29,16 @@ from trueup.store.errors import storage_errors
 from trueup.store.loading import Load, loading
 from trueup.store.lock import hold_advisory, hold_file
 from trueup.store.migrations import migrate
-from trueup.store.tables import ALIASES, EDGES, ERASED, TABLES, VERDICTS, column_value, kind_of
+from trueup.store.tables import (
+    ALIASES,
+    EDGES,
+    ERASED,
+    ERASURES,
+    TABLES,
+    VERDICTS,
+    column_value,
+    kind_of,
+)
 
 __all__ = ["CHAMPION", "Store", "storage_errors"]
 
@@ -36,6 +46,7 @@ R = TypeVar("R", bound=Record)
 
 CHAMPION = "champion"
 IN_CLAUSE = 500  # SQLite's oldest limit on bound variables is 999
+CLOCKS_DIFFER = timedelta(minutes=1)  # those of several machines that share a store
 
 
 class Store:
@@ -103,26 +114,36 @@ class Store:
 
     def add_all(self, records: Iterable[Record]) -> int:
         """As `add`, for many. All or nothing."""
+        with self.writing() as connection:
+            return self._add(connection, records)
+
+    def add_late(self, records: Sequence[Record]) -> int:
+        """As `add_all`, for records that somebody held back: an erasure since then could not find
+        them. Where there was one, whoever it was for, nothing is written."""
+        with self.writing() as connection:
+            last = connection.execute(select(func.max(ERASURES.c.started_at))).scalar()
+            if last and min(one.created_at for one in records) < _soon_after(last):
+                return 0
+            return self._add(connection, records)
+
+    def _add(self, connection: Connection, records: Iterable[Record]) -> int:
         by_kind: dict[type[Record], list[Record]] = {}
         for record in records:
             by_kind.setdefault(type(record), []).append(record)
         new = 0
-        with self.writing() as connection:
-            for kind, group in by_kind.items():
-                statement = self.insert_or_ignore(TABLES[kind])
-                known = self.known(connection, TABLES[kind], [r.id for r in group])
-                fresh = {r.id: r for r in group if r.id not in known}
-                for one in self._erased(connection, fresh.values()):
-                    del fresh[one]
-                if not fresh:
-                    continue
-                connection.execute(statement, [self._row(kind, r) for r in fresh.values()])
-                edges = [
-                    {"child": r.id, "parent": p} for r in fresh.values() for p in set(r.parents())
-                ]
-                if edges:
-                    connection.execute(self.insert_or_ignore(EDGES), edges)
-                new += len(fresh)
+        for kind, group in by_kind.items():
+            statement = self.insert_or_ignore(TABLES[kind])
+            known = self.known(connection, TABLES[kind], [r.id for r in group])
+            fresh = {r.id: r for r in group if r.id not in known}
+            for one in self._erased(connection, fresh.values()):
+                del fresh[one]
+            if not fresh:
+                continue
+            connection.execute(statement, [self._row(kind, r) for r in fresh.values()])
+            edges = [{"child": r.id, "parent": p} for r in fresh.values() for p in set(r.parents())]
+            if edges:
+                connection.execute(self.insert_or_ignore(EDGES), edges)
+            new += len(fresh)
         return new
 
     def loading(self) -> AbstractContextManager[Load]:
@@ -204,7 +225,7 @@ class Store:
         table = TABLES[kind]
         query = select(*(table.c[name] for name in columns)).order_by(table.c.seq)
         for name, value in equals.items():
-            query = query.where(table.c[name] == value)
+            query = query.where(table.c[name] == self.column(value))
         wanted = None if among is None else list(among)
         with self.reading() as connection:
             if wanted is None:
@@ -345,6 +366,10 @@ class Store:
         asked = list(dict.fromkeys(one for ids in made_of.values() for one in ids))
         gone = self.known(connection, ERASED, asked)
         return [one for one, ids in made_of.items() if not gone.isdisjoint(ids)]
+
+
+def _soon_after(time: str) -> str:
+    return (datetime.fromisoformat(time) + CLOCKS_DIFFER).isoformat(timespec="microseconds")
 
 
 def _record(kind: type[R], row: Any) -> R:

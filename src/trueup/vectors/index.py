@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from trueup.errors import ConfigError
 from trueup.records import Interaction, content_hash
 from trueup.store.tables import column_value
 
@@ -21,6 +22,7 @@ __all__ = [
     "Hit",
     "Index",
     "Row",
+    "check_size",
     "lists_for",
     "lists_read",
     "microseconds",
@@ -70,6 +72,8 @@ class Filter(NamedTuple):
     since: str | None = None
     """ISO 8601; UTC where it names no zone. `until` is excluded."""
     until: str | None = None
+    users: tuple[str, ...] | None = None
+    """Any of these: a person's pseudonyms, one a tenant."""
 
     @property
     def equals(self) -> dict[str, str | bool]:
@@ -112,7 +116,7 @@ class Index(Protocol):
     def search(
         self, vector_D: np.ndarray, k: int, where: Filter = EVERYTHING, *, exact: bool = False
     ) -> list[Hit]:
-        """The k nearest by cosine, nearest first.
+        """The k nearest by cosine, nearest first. A vector of zeros is near to nothing.
 
         Args:
             exact: look at every row that the filter lets through, however many.
@@ -139,6 +143,20 @@ class Index(Protocol):
     def close(self) -> None:
         """Give back what is open."""
         ...
+
+
+def check_size(table: str, has: int, given: int) -> None:
+    """
+    Raises:
+        ConfigError: vectors of another size than the table's.
+    """
+    if given != has:
+        raise ConfigError(
+            f"The embedder's vectors have another size than those in the index {table}",
+            got=f"{given} numbers",
+            expected=f"{has}: an embedder that keeps its name keeps its vectors",
+            next="trueup embed --rebuild, or give the new model a name of its own",
+        )
 
 
 def table_name(embedder_id: str, text: str) -> str:

@@ -26,12 +26,14 @@ import pyarrow as pa
 from lancedb.index import Bitmap, BTree, IvfFlat
 
 from trueup.errors import ProjectBusy, StorageError, TrueupError
+from trueup.store.tables import column_value
 from trueup.vectors.config import VectorsConfig
 from trueup.vectors.index import (
     EVERYTHING,
     Filter,
     Hit,
     Row,
+    check_size,
     lists_for,
     lists_read,
     microseconds,
@@ -47,6 +49,7 @@ IDS_A_CLAUSE = 1000
 EXACT_BELOW = 500  # rows that a filter leaves
 UNINDEXED = 0.1  # share of rows behind the approximate index from which it is extended
 GROWN = 2  # times as many lists as there are call for new centres
+ROWS_A_FILE = 131_072  # full files are left alone, so a row is rewritten a few times at most
 READ_GRACE = timedelta(minutes=2)  # a reader of an old version may still be at it
 
 
@@ -100,6 +103,7 @@ class LanceIndex:
         self, vector_D: np.ndarray, k: int, where: Filter = EVERYTHING, *, exact: bool = False
     ) -> list[Hit]:
         def nearest(table: Any) -> list[Hit]:
+            check_size(self.name, _size(table), len(vector_D))
             query = table.search(np.asarray(vector_D, np.float32)).distance_type("cosine")
             if condition := _condition(where):
                 query = query.where(condition, prefilter=True)
@@ -130,8 +134,10 @@ class LanceIndex:
         with self.writing():
             table = self._table()
             if table is None:
+                shutil.rmtree(self._path, ignore_errors=True)  # of a first commit that was killed
                 self._opened = self._db.create_table(self.name, given)
                 return
+            check_size(self.name, _size(table), vectors_ND.shape[1])
             known = set(_scan_ids(table, [row.id for row in rows]))
             fresh = [at for at, row in enumerate(rows) if row.id not in known]
             if fresh:
@@ -149,6 +155,7 @@ class LanceIndex:
         with self.writing():
             table = self._table()
             if table is None:
+                shutil.rmtree(self._path, ignore_errors=True)  # of a first commit that was killed
                 return 0
             before = table.count_rows()
             for part in _parts(ids):
@@ -182,11 +189,18 @@ class LanceIndex:
         if table is None:
             return False
         versions = self._read(lambda one: one.list_versions(), [])
-        oldest = min((one["timestamp"] for one in versions), default=datetime.now())
-        oldest = oldest if oldest.tzinfo else oldest.astimezone()
-        is_old = datetime.now(UTC) - oldest > timedelta(hours=self._config.compact_hours)
-        has_many = len(versions) > self._config.compact_commits
-        return has_many or (is_old and len(versions) > 1) or self._wants_index(table)
+        made = [one["timestamp"] for one in versions]
+        ages = [datetime.now(UTC) - (at if at.tzinfo else at.astimezone()) for at in made]
+        is_old = max(ages, default=READ_GRACE) > timedelta(hours=self._config.compact_hours)
+        # a younger version stays whatever is done: it must not call for another round at once
+        has_many = sum(age > READ_GRACE for age in ages) > self._config.compact_commits
+        is_due = has_many or (is_old and len(versions) > 1) or self._wants_index(table)
+        return is_due or self._num_small() > self._config.compact_commits
+
+    def _num_small(self) -> int:
+        """Files of rows that compacting would merge with others."""
+        every = lance.dataset(self._path).get_fragments()
+        return sum(one.metadata.num_rows < ROWS_A_FILE for one in every)
 
     def _wants_index(self, table: Any) -> bool:
         rows = table.count_rows()
@@ -201,7 +215,9 @@ class LanceIndex:
     def _compact(self, grace: timedelta) -> None:
         """Rewrite what has deletions, merge what is small, and remove what no version needs."""
         data = lance.dataset(self._path)
-        data.optimize.compact_files(materialize_deletions_threshold=0.0)
+        data.optimize.compact_files(
+            target_rows_per_fragment=ROWS_A_FILE, materialize_deletions_threshold=0.0
+        )
         data.optimize.optimize_indices()
         # nobody else writes now: a file that no version names is left over from a kill
         data.cleanup_old_versions(older_than=grace, delete_unverified=not grace)
@@ -245,7 +261,7 @@ class LanceIndex:
 
     def _table(self) -> Any:
         """The table, or None before anything was added."""
-        if self._opened is None and self._path.is_dir():
+        if self._opened is None and _has_version(self._path):
             self._opened = self._db.open_table(self.name)
         return self._opened
 
@@ -256,6 +272,8 @@ class LanceIndex:
             try:
                 table = self._table()
                 return without if table is None else ask(table)
+            except TrueupError:
+                raise
             except (RuntimeError, ValueError, OSError):
                 self._opened = None
                 table = self._table()
@@ -299,6 +317,11 @@ class LanceIndex:
             ) from error
 
 
+def _has_version(path: Path) -> bool:
+    """False for a folder whose first commit was killed before its end: nothing is in it."""
+    return any((path / "_versions").glob("*.manifest"))
+
+
 def _take(lock: Any, folder: Path) -> None:
     """Wait for the lock of a file, and not for ever."""
     until = time.monotonic() + LOCK_TIMEOUT_S
@@ -315,6 +338,11 @@ def _take(lock: Any, folder: Path) -> None:
                     next="wait for it, or stop that process",
                 ) from None
             time.sleep(0.05)
+
+
+def _size(table: Any) -> int:
+    """Numbers a vector."""
+    return table.schema.field("vector").type.list_size
 
 
 def _scan(table: Any, where: Filter, columns: list[str]) -> pa.Table:
@@ -350,6 +378,9 @@ def _condition(where: Filter) -> str | None:
         f"raised = {str(value).lower()}" if value in (True, False) else f"{name} = {_quoted(value)}"
         for name, value in where.equals.items()
     ]
+    if where.users is not None:
+        names = ", ".join(_quoted(column_value(one)) for one in where.users)
+        parts.append(f"user IN ({names})" if names else "false")
     if where.since:
         parts.append(f"created_us >= {microseconds(where.since)}")
     if where.until:

@@ -38,12 +38,14 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 
 from trueup.errors import StorageError
+from trueup.store.tables import column_value
 from trueup.vectors.config import VectorsConfig
 from trueup.vectors.index import (
     EVERYTHING,
     Filter,
     Hit,
     Row,
+    check_size,
     lists_for,
     lists_read,
     microseconds,
@@ -56,6 +58,7 @@ PREFIX = "vectors_"
 EXACT_BELOW = 10_000  # rows that a filter leaves
 MOST_COUNTED = 25_000  # of the rows that a filter leaves; counting them all takes too long
 GROWN = 2  # times as many lists as there are call for new centres
+IDS_A_CLAUSE = 10_000  # a statement takes 65,535 values
 MOST_NUMBERS = 2000  # of a vector in an index
 BUILD_MEMORY = "256MB"
 
@@ -120,8 +123,13 @@ class PgIndex:
         distance = columns.vector.cosine_distance(np.asarray(vector_D, np.float32))
         few = select(literal(1)).select_from(self._table).where(condition).limit(MOST_COUNTED)
         every = select(func.count()).select_from(self._table)
+        numbers = select(func.vector_dims(columns.vector)).limit(1)
 
         def nearest(connection: Any) -> list[Hit]:
+            size = connection.execute(numbers).scalar()
+            if size is None:
+                return []
+            check_size(self.name, size, len(vector_D))
             left = connection.execute(select(func.count()).select_from(few.subquery())).scalar_one()
             order = distance
             if exact or left <= EXACT_BELOW:
@@ -132,7 +140,8 @@ class PgIndex:
                 connection.execute(text(f"SET LOCAL ivfflat.probes = {lists}"))
                 connection.execute(text("SET LOCAL ivfflat.iterative_scan = relaxed_order"))
             query = select(columns.id, distance).where(condition).order_by(order).limit(k)
-            hits = [Hit(row[0], 1 - row[1]) for row in connection.execute(query)]
+            found = connection.execute(query)
+            hits = [Hit(one, 1 - far) for one, far in found if far == far]  # not of zeros
             return sorted(hits, key=lambda hit: -hit.similarity)  # further lists come behind
 
         return self._read(nearest, [])
@@ -143,6 +152,7 @@ class PgIndex:
         if not rows:
             return
         self._make(vectors_ND.shape[1])
+        check_size(self.name, self._size() or vectors_ND.shape[1], vectors_ND.shape[1])
         given = [
             {**row._asdict(), "vector": vector}
             for row, vector in zip(rows, np.asarray(vectors_ND, np.float32), strict=True)
@@ -152,19 +162,23 @@ class PgIndex:
 
     def mark_raised(self, ids: Iterable[str]) -> None:
         wanted = sorted(set(ids))
-        query = update(self._table).where(self._table.c.id.in_(wanted), ~self._table.c.raised)
-        if wanted and self._is_there():
-            with self.writing(), self._errors("written"), self._engine.begin() as connection:
-                connection.execute(query.values(raised=True))
+        if not wanted or not self._is_there():
+            return
+        with self.writing(), self._errors("written"), self._engine.begin() as connection:
+            for part in _parts(wanted):
+                query = update(self._table).where(self._table.c.id.in_(part))
+                connection.execute(query.where(~self._table.c.raised).values(raised=True))
 
     def delete(self, ids: Iterable[str]) -> int:
         wanted = sorted(set(ids))
         if not wanted or not self._is_there():
             return 0
+        gone = 0
         with self.writing(), self._errors("written"):
             with self._engine.begin() as connection:
-                query = delete(self._table).where(self._table.c.id.in_(wanted))
-                gone = connection.execute(query).rowcount
+                for part in _parts(wanted):
+                    query = delete(self._table).where(self._table.c.id.in_(part))
+                    gone += connection.execute(query).rowcount
             # also where another call deleted, and was killed here
             self._maintain(f"VACUUM (FULL, ANALYZE) {self._table.name}")
         return gone
@@ -277,6 +291,8 @@ class PgIndex:
     def _condition(self, where: Filter) -> Any:
         columns = self._table.c
         parts = [columns[name] == value for name, value in where.equals.items()]
+        if where.users is not None:
+            parts.append(columns.user.in_([column_value(one) for one in where.users]))
         if where.since:
             parts.append(columns.created_us >= microseconds(where.since))
         if where.until:
@@ -298,3 +314,8 @@ class PgIndex:
                 if needs_extension
                 else "check the server; trueup embed --rebuild makes the index again",
             ) from error
+
+
+def _parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    for at in range(0, len(ids), IDS_A_CLAUSE):
+        yield ids[at : at + IDS_A_CLAUSE]

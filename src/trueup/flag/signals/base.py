@@ -1,6 +1,7 @@
 """What a signal is, and what it may look at besides the interaction."""
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -43,25 +44,31 @@ class Usual(NamedTuple):
 
 
 class Population:
-    """The usual ratings of this traffic, so that an outlier can be told."""
+    """The usual figures of this traffic, so that an outlier can be told. It keeps a few numbers of
+    an interaction and not the interaction: there may be millions."""
 
     def __init__(
-        self, interactions: Sequence[Interaction], ratings: Sequence[Rating | None] | None = None
+        self, interactions: Iterable[Interaction], ratings: Sequence[Rating | None] | None = None
     ) -> None:
         """
         Args:
             ratings: of each interaction; by default the captured ones.
         """
-        self._ratings = [
-            r for r in (ratings or [rating_of(i) for i in interactions]) if r and r.logprobs
-        ]
+        from trueup.flag.signals.likelihood import LIKELIHOOD  # which is made of this module
+
+        self._values = {figure.name: array("d") for figure in LIKELIHOOD}
+        for rating in ratings or map(rating_of, interactions):
+            if rating is None or not rating.logprobs:
+                continue
+            for figure in LIKELIHOOD:
+                if (value := figure.of(rating)) is not None:
+                    self._values[figure.name].append(value)
         self._known: dict[str, Usual | None] = {}
 
     def usual(self, figure: "Figure") -> Usual | None:
         """None where nobody has the figure or all have the same."""
         if figure.name not in self._known:
-            values = [v for r in self._ratings if (v := figure.of(r)) is not None]
-            self._known[figure.name] = _usual(values)
+            self._known[figure.name] = _usual(self._values[figure.name])
         return self._known[figure.name]
 
 

@@ -4,9 +4,9 @@ import json
 from typing import Any
 
 from trueup.flag.signals.base import Context
-from trueup.records import Interaction, ToolCall
+from trueup.records import Feedback, Interaction, ToolCall
 
-__all__ = ["BadCall", "Broken", "Disliked"]
+__all__ = ["BadCall", "Broken", "Disliked", "is_dislike"]
 
 
 class Disliked:
@@ -16,7 +16,12 @@ class Disliked:
 
     def score(self, interaction: Interaction, context: Context) -> float | None:
         """0 or 1."""
-        return 1.0 if any(f.rating == -1 or f.edit for f in context.feedback) else 0.0
+        return 1.0 if any(map(is_dislike, context.feedback)) else 0.0
+
+
+def is_dislike(feedback: Feedback) -> bool:
+    """True of a thumb down and of an edit."""
+    return feedback.rating == -1 or bool(feedback.edit)
 
 
 class Broken:

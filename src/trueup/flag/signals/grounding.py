@@ -38,8 +38,10 @@ class Distant:
         """0.5 where that cosine is `flag.min_similarity`; left out where the setting is 0 or the
         embedder is `lexical`, which knows words only, as `ungrounded` does."""
         line, embedder = context.config.min_similarity, context.embedder
+        if not line or embedder is None or embedder.id.startswith("lexical"):
+            return None
         given, said = context_of(interaction), claims(interaction)
-        if not line or embedder is None or embedder.id.startswith("lexical") or not given:
+        if not given:
             return None
         known = text.sentences(given)
         if not said or not known:
@@ -58,8 +60,10 @@ class NotEntailed:
 
     def score(self, interaction: Interaction, context: Context) -> float | None:
         """The share itself: half of it not entailed is worth a label."""
+        if context.entailment is None:
+            return None
         given, said = context_of(interaction), claims(interaction)
-        if context.entailment is None or not given:
+        if not given:
             return None
         if not said:
             return 0.0

@@ -1,0 +1,280 @@
+"""The writer of captures in a process of its own, so that no request waits for its interpreter.
+
+    gateway   record_later ──> queue ──> a batch every few milliseconds ──┐
+    writer    store <── a recorder of its own: rules, scrubbing, recall <─┘
+
+To put a record together, scrub it and write it takes as long as to forward the request, and a
+thread that does it holds the interpreter when the next request wants it. The promise: nothing
+changes but who does it. What was handed over outlives a kill of the gateway; if the writer dies,
+the gateway writes by itself again, and what was lost is in the ledger.
+"""
+
+import contextlib
+import logging
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from trueup.capture.config import CaptureConfig
+from trueup.capture.ledger import Handover, crashes
+from trueup.errors import StorageError
+from trueup.privacy import PrivacyConfig, Scrubber
+from trueup.records import Interaction
+from trueup.store import Store
+
+if TYPE_CHECKING:
+    from trueup.capture.recorder import Item
+
+__all__ = ["Told", "WriterProcess", "WriterSetup"]
+
+NICE = 5
+"""The writer has time; requests have none."""
+ANSWER_S = 120.0
+"""A writer that says nothing for so long is taken for dead."""
+BUSY_S = 0.5
+"""Who asks how it stands waits no longer while others are served."""
+FLUSH_S = 0.05
+"""How long the line is held at a time while somebody waits for the disk."""
+
+COMMAND = "import sys; from trueup.capture.beside import main; main(int(sys.argv[1]))"
+
+_log = logging.getLogger(__name__)
+
+
+class WriterSetup(NamedTuple):
+    """What the writer needs to know. It goes through a socket: an address may hold a password."""
+
+    folder: Path
+    """Of the store."""
+    url: Any
+    """Of the store's database; None is the file in the folder."""
+    capture: CaptureConfig
+    privacy: PrivacyConfig
+
+
+class Told(NamedTuple):
+    """The writer's account, as `Recorder.counters` and `Recorder.reasons` have it."""
+
+    counters: dict[str, int]
+    reasons: dict[tuple[str, str], int]
+    handed: int = 0
+    """How many interactions it had been handed by then."""
+    lost: int = 0
+    """Those that it took with it when it died."""
+
+
+class _Gone(Exception):
+    """There is no writer at the other end."""
+
+
+class WriterProcess:
+    """The gateway's end. Safe to call from any thread; they are served one by one."""
+
+    def __init__(self, setup: WriterSetup) -> None:
+        """Start it. It takes a second or two; what is handed over meanwhile waits."""
+        self._setup, self._told = setup, Told({}, {})
+        self._lock = threading.Lock()
+        self._is_gone = False
+        self._line, theirs = Pipe()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", COMMAND, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+            )
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
+    def open(self, account: Path | None) -> None:
+        """Tell it what to do.
+
+        Args:
+            account: of our ledger; there it notes what it took over.
+        """
+        with contextlib.suppress(OSError):  # if it is gone already, the first batch shows it
+            self._line.send((self._setup, account))
+
+    def take(self, items: Sequence["Item"]) -> bool:
+        """Hand over what waits; False where it stays ours, because there is no writer any more or
+        an item cannot travel."""
+        try:
+            message = pickle.dumps(("take", (list(items),)))
+        except (pickle.PicklingError, AttributeError, TypeError):  # built by a function of ours
+            return False
+        number = sum(item.number for item in items)
+        try:
+            with self._lock:
+                told = self._answer(message)
+                self._told = told._replace(handed=self._told.handed + number)
+        except _Gone:
+            return False
+        return True
+
+    def flush(self, timeout_s: float) -> bool:
+        """As the recorder's."""
+        until = time.monotonic() + timeout_s
+        while not self._or("flush", True, FLUSH_S):
+            if time.monotonic() > until:
+                return False
+        return True
+
+    def recall(self, name: str, tenant: str | None) -> list[Interaction]:
+        """As the recorder's.
+
+        Raises:
+            StorageError: likewise.
+        """
+        return self._or("recall", [], name, tenant)
+
+    def told(self) -> Told:
+        """Its account as it is now, or a moment ago if it is busy; of a writer that died, what its
+        ledger says."""
+        if self._lock.acquire(timeout=BUSY_S):
+            try:
+                self._told = self._ask("told")._replace(handed=self._told.handed)
+            except _Gone:
+                pass
+            finally:
+                self._lock.release()
+        return self._told
+
+    def close(self, timeout_s: float) -> bool:
+        """Have it write what it has, and end; False if that took too long."""
+        told = self._or("close", None, timeout_s)
+        with self._lock:
+            if told:
+                self._told = told._replace(handed=self._told.handed)
+            self._is_gone = True
+            self._line.close()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        return bool(told) and not self._told.counters["waiting"]
+
+    def _or(self, verb: str, otherwise: Any, *given: Any) -> Any:
+        try:
+            with self._lock:
+                return self._ask(verb, *given)
+        except _Gone:
+            return otherwise
+
+    def _ask(self, verb: str, *given: Any) -> Any:
+        return self._answer(pickle.dumps((verb, given)))
+
+    def _answer(self, message: bytes) -> Any:
+        if self._is_gone:
+            raise _Gone
+        try:
+            self._line.send_bytes(message)
+            if not self._line.poll(ANSWER_S):
+                raise EOFError
+            answer = self._line.recv()
+        except (EOFError, OSError):
+            self._bury()
+            raise _Gone from None
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def _bury(self) -> None:
+        """The writer is dead, or as good as dead: balance its account."""
+        self._is_gone = True
+        self._process.kill()
+        self._process.wait()
+        _log.warning("The writer of captures died (%s)", self._process.returncode)
+        lost = _lost(self._setup, self.pid)
+        counts, reasons = Counter(self._told.counters), Counter(self._told.reasons)
+        # of those that waited when it last spoke, what its ledger does not miss had arrived
+        arrived = max(0, counts["waiting"] - lost)
+        counts["sent"] -= counts["waiting"] - arrived
+        counts["captured"] += arrived
+        reasons["captured", ""] += arrived
+        counts["waiting"] = 0
+        self._told = Told(counts, reasons, self._told.handed, lost)
+
+
+def _lost(setup: WriterSetup, pid: int) -> int:
+    try:
+        store = Store(setup.folder, url=setup.url)
+        try:
+            return sum(one.lost for one in crashes(store) if one.process.startswith(f"{pid}-"))
+        finally:
+            store.close()
+    except StorageError:
+        return 0
+
+
+# --- the writer's end -----------------------------------------------------------------------------
+
+
+def main(file: int) -> None:
+    """Write what comes through the line, until it is closed or the gateway is gone."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # meant for the gateway, which tells us
+        signal.signal(number, signal.SIG_IGN)
+    os.nice(NICE)
+    line = Connection(file)
+    try:
+        setup, account = line.recv()
+    except (EOFError, OSError):
+        return
+    _write_for(line, setup, account)
+
+
+def _write_for(line: Connection, setup: WriterSetup, account: Path | None) -> None:
+    from trueup.capture.recorder import Recorder
+
+    store = Store(setup.folder, url=setup.url)
+    recorder = Recorder(store, setup.capture, scrub=_scrubber(setup, store))
+    handover = Handover(account) if account else None
+
+    def told() -> Told:
+        return Told(recorder.counters, recorder.reasons)
+
+    def take(items: Sequence["Item"]) -> Told:
+        recorder.put(items)
+        if handover:
+            handover.took(sum(item.number for item in items))
+        return told()
+
+    def close(timeout_s: float) -> Told:
+        recorder.close(timeout_s)
+        return told()
+
+    verbs = {
+        "take": take,
+        "told": told,
+        "close": close,
+        "flush": recorder.flush,
+        "recall": recorder.recall,
+    }
+    try:
+        while True:
+            verb, given = pickle.loads(line.recv_bytes())  # from our own parent, on a socket pair
+            try:
+                answer = verbs[verb](*given)
+            except Exception as error:  # whoever asked is to hear of it
+                answer = error
+            line.send(answer)
+    except (EOFError, OSError):  # the gateway is gone; what it handed over is still to be written
+        recorder.close(ANSWER_S)
+    finally:
+        store.close()
+
+
+def _scrubber(setup: WriterSetup, store: Store) -> Scrubber | None:
+    asked = setup.privacy
+    return Scrubber(asked, store) if asked.scrubber != "off" or asked.pseudonyms else None

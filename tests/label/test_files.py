@@ -229,15 +229,6 @@ def test_gold_questions_go_out_like_all_others(store: Store) -> None:
     assert "gold" not in json.dumps(rows)
 
 
-def test_a_comment_is_scrubbed_and_still_known_when_it_comes_again(store: Store) -> None:
-    store.add(task(0))
-    row = {"task_id": task(0).id, "vote": "1", "annotator": "zoe", "comment": "ask ann@example.com"}
-    fields = {"name": "v", "form": "jsonl", "scrub": Scrubber(PrivacyConfig(), store)}
-    assert import_votes(store, json.dumps(row), **fields).new == 1  # type: ignore[arg-type]
-    assert [one.comment for one in store.all(Label)] == ["ask <EMAIL_1>"]
-    assert import_votes(store, json.dumps(row), **fields).known == 1  # type: ignore[arg-type]
-
-
 def test_a_file_with_two_rows_for_one_vote_says_the_last_and_nothing_new_again(
     store: Store,
 ) -> None:
@@ -273,3 +264,12 @@ def test_half_a_character_is_a_bad_row(store: Store) -> None:
     vote = {"task_id": asked.id, "vote": "1", "annotator": "ann", "comment": "\ud800"}
     taken = import_votes(store, json.dumps(vote), name="v.jsonl", form="jsonl")
     assert taken.skipped == {"half a character": 1}
+
+
+def test_a_comment_is_scrubbed_and_still_known_when_it_comes_again(store: Store) -> None:
+    store.add(task(0))
+    row = {"task_id": task(0).id, "vote": "1", "annotator": "zoe", "comment": "ask ann@example.com"}
+    fields = {"name": "v", "form": "jsonl", "scrub": Scrubber(PrivacyConfig(), store)}
+    assert import_votes(store, json.dumps(row), **fields).new == 1  # type: ignore[arg-type]
+    assert [one.comment for one in store.all(Label)] == ["ask <EMAIL_1>"]
+    assert import_votes(store, json.dumps(row), **fields).known == 1  # type: ignore[arg-type]

@@ -124,75 +124,6 @@ def test_nonsense_at_the_webhook_writes_nothing(
     assert store.count(Label) == 0
 
 
-def test_what_people_write_there_is_scrubbed_before_it_is_kept(store: Store) -> None:
-    """By the webhook and by pulling alike, so that one finds what the other has written."""
-    store.add(task(0))
-    shown = {"task_id": task(0).id, "order": "12"}
-    comment = {"from_name": "comment", "value": {"text": ["as ann@example.com says"]}}
-    vote = {"from_name": "vote", "value": {"choices": ["1"]}}
-    annotation = {"id": 5, "completed_by": 2, "result": [vote, comment]}
-    scrub = Scrubber(PrivacyConfig(), store)
-
-    def answering(method: str, path: str, *more: object) -> Answer:
-        if path.startswith("/api/users"):
-            return users(method, path)
-        tasks = {"total": 1, "tasks": [{"id": 1, "data": shown, "annotations": [annotation]}]}
-        return Answer(200, json.dumps(tasks if path.startswith("/api/tasks") else PROJECT).encode())
-
-    with serving(answering) as url:
-        sent = {"project": {"id": 3}, "annotation": annotation, "task": {"data": shown}}
-        with webhook.running(store, server(url), 3, SECRET, scrub) as address:
-            assert post(address, json.dumps(sent).encode())[1] == '{"became": "new"}'
-        done = connector.pull(store, server(url), scrub=scrub)
-    assert (done.new, done.known) == (0, 1)
-    assert [one.comment for one in store.all(Label)] == ["as <EMAIL_1> says"]
-
-
-def test_tasks_that_were_erased_are_deleted_there_and_others_stay(store: Store) -> None:
-    one = Interaction(
-        prompt=task(0).prompt, completion=Completion(text="x"), source="gateway", user="ann"
-    )
-    gone = task(0).model_copy(update={"interaction_id": one.id, "id": ""})
-    gone = ReviewTask.model_validate(gone.model_dump())
-    store.add(one, gone, task(1))
-    left = {11: gone.id, 12: task(1).id, 13: "task_of_somebody_else"}
-    deleted, refuses = list[int](), [True]
-
-    def answering(method: str, path: str, *more: object) -> Answer:
-        if method == "DELETE":
-            number = int(path.split("/")[3])
-            deleted.append(number)
-            if refuses.pop() if refuses else False:
-                left.pop(number, None)  # heard, and the answer lost
-                return Answer(503, b"")
-            return Answer(204 if left.pop(number, None) else 404, b"")
-        if path.startswith("/api/projects"):
-            return Answer(200, json.dumps(PROJECT).encode())
-        tasks = [{"id": number, "data": {"task_id": name}} for number, name in left.items()]
-        return Answer(200, json.dumps({"total": len(tasks), "tasks": tasks}).encode())
-
-    with serving(answering) as url:
-        assert connector.erase(store, server(url)) == 0 and deleted == []
-        erase_user(store, "ann")
-        assert connector.erase(store, server(url)) == 1
-        assert deleted == [11, 11] and list(left) == [12, 13]
-        assert connector.erase(store, server(url)) == 0
-    trail = entries(store)
-    assert trail[-1].action == "erase" and trail[-1].details["tasks_there"] == 1
-
-
-def test_where_no_project_is_nothing_is_made_to_erase(store: Store) -> None:
-    asked = []
-
-    def empty(method: str, path: str, *more: object) -> Answer:
-        asked.append(method)
-        return Answer(200, b'{"results": []}')
-
-    with serving(empty) as url:
-        assert connector.erase(store, server(url)) == 0
-    assert asked == ["GET"]
-
-
 def test_a_secret_that_is_no_text_is_refused(store: Store) -> None:
     with webhook.running(store, server("http://127.0.0.1:9"), 7, SECRET) as address:
         host, port = address.removeprefix("http://").split(":")
@@ -286,6 +217,75 @@ def test_to_pull_makes_no_project(store: Store) -> None:
     with serving(studio) as url, pytest.raises(ConfigError, match=r"no such project.*push"):
         pull(store, server(url))
     assert studio.made == 0
+
+
+def test_what_people_write_there_is_scrubbed_before_it_is_kept(store: Store) -> None:
+    """By the webhook and by pulling alike, so that one finds what the other has written."""
+    store.add(task(0))
+    shown = {"task_id": task(0).id, "order": "12"}
+    comment = {"from_name": "comment", "value": {"text": ["as ann@example.com says"]}}
+    vote = {"from_name": "vote", "value": {"choices": ["1"]}}
+    annotation = {"id": 5, "completed_by": 2, "result": [vote, comment]}
+    scrub = Scrubber(PrivacyConfig(), store)
+
+    def answering(method: str, path: str, *more: object) -> Answer:
+        if path.startswith("/api/users"):
+            return users(method, path)
+        tasks = {"total": 1, "tasks": [{"id": 1, "data": shown, "annotations": [annotation]}]}
+        return Answer(200, json.dumps(tasks if path.startswith("/api/tasks") else PROJECT).encode())
+
+    with serving(answering) as url:
+        sent = {"project": {"id": 3}, "annotation": annotation, "task": {"data": shown}}
+        with webhook.running(store, server(url), 3, SECRET, scrub) as address:
+            assert post(address, json.dumps(sent).encode())[1] == '{"became": "new"}'
+        done = connector.pull(store, server(url), scrub=scrub)
+    assert (done.new, done.known) == (0, 1)
+    assert [one.comment for one in store.all(Label)] == ["as <EMAIL_1> says"]
+
+
+def test_tasks_that_were_erased_are_deleted_there_and_others_stay(store: Store) -> None:
+    one = Interaction(
+        prompt=task(0).prompt, completion=Completion(text="x"), source="gateway", user="ann"
+    )
+    gone = task(0).model_copy(update={"interaction_id": one.id, "id": ""})
+    gone = ReviewTask.model_validate(gone.model_dump())
+    store.add(one, gone, task(1))
+    left = {11: gone.id, 12: task(1).id, 13: "task_of_somebody_else"}
+    deleted, refuses = list[int](), [True]
+
+    def answering(method: str, path: str, *more: object) -> Answer:
+        if method == "DELETE":
+            number = int(path.split("/")[3])
+            deleted.append(number)
+            if refuses.pop() if refuses else False:
+                left.pop(number, None)  # heard, and the answer lost
+                return Answer(503, b"")
+            return Answer(204 if left.pop(number, None) else 404, b"")
+        if path.startswith("/api/projects"):
+            return Answer(200, json.dumps(PROJECT).encode())
+        tasks = [{"id": number, "data": {"task_id": name}} for number, name in left.items()]
+        return Answer(200, json.dumps({"total": len(tasks), "tasks": tasks}).encode())
+
+    with serving(answering) as url:
+        assert connector.erase(store, server(url)) == 0 and deleted == []
+        erase_user(store, "ann")
+        assert connector.erase(store, server(url)) == 1
+        assert deleted == [11, 11] and list(left) == [12, 13]
+        assert connector.erase(store, server(url)) == 0
+    trail = entries(store)
+    assert trail[-1].action == "erase" and trail[-1].details["tasks_there"] == 1
+
+
+def test_where_no_project_is_nothing_is_made_to_erase(store: Store) -> None:
+    asked = []
+
+    def empty(method: str, path: str, *more: object) -> Answer:
+        asked.append(method)
+        return Answer(200, b'{"results": []}')
+
+    with serving(empty) as url:
+        assert connector.erase(store, server(url)) == 0
+    assert asked == ["GET"]
 
 
 # --- servers that fail ----------------------------------------------------------------------------

@@ -351,6 +351,37 @@ def test_text_stands_out_from_its_ground(
         assert page.evaluate(CONTRAST) == [], path
 
 
+def test_a_long_conversation_opens_at_the_question(
+    open_review: Any, store: Store, enter: Enter
+) -> None:
+    for n in range(2):
+        turns = [
+            Message(role="assistant" if at % 2 else "user", content=f"Turn {at}. " + "More. " * 99)
+            for at in range(20)
+        ]
+        prompt = (*turns, Message(role="user", content=f"So what now, {n}?"))
+        store.add(make_task(n).model_copy(update={"prompt": prompt, "id": f"task_{n}"}))
+    page = enter(open_review(), "ann", viewport={"width": 390, "height": 844})
+    shown = r"""() => {
+        const box = document.querySelector('#work .turns').getBoundingClientRect();
+        const last = document.querySelector('#work .turn.last').getBoundingClientRect();
+        return last.top >= box.top - 1 && last.bottom <= box.bottom + 1;
+    }"""
+    assert page.evaluate(shown)
+    page.get_by_role("button", name="Tie").click()
+    page.wait_for_function("() => document.querySelector('#notice.shown')")
+    assert "now, 1" in page.locator(".turn.last").text_content()
+    assert page.evaluate(shown)
+
+
+def test_every_page_is_in_reach_on_a_phone(open_review: Any, store: Store, enter: Enter) -> None:
+    page = enter(open_review(), "ada", viewport={"width": 360, "height": 740})
+    for link in page.get_by_role("navigation").get_by_role("link").all():
+        place = link.bounding_box()
+        assert place and place["x"] >= 0 and place["x"] + place["width"] <= 360, link.text_content()
+        assert place["height"] >= 44
+
+
 def test_it_works_without_scripts(open_review: Any, store: Store, enter: Enter) -> None:
     store.add_all([make_task(1), make_task(2)])
     page = enter(open_review(), "ann", java_script_enabled=False)

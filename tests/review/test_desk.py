@@ -21,8 +21,7 @@ from trueup.label.votes import SECOND_LOOK, choice_of, vote
 from trueup.pair import PairConfig
 from trueup.pair import run as pair_run
 from trueup.pair.decontaminate import HeldOut
-from trueup.privacy import PrivacyConfig, Scrubber
-from trueup.privacy.erase import erase_user
+from trueup.privacy import PrivacyConfig, Scrubber, erase_user
 from trueup.privacy.trail import entries
 from trueup.records import Completion, Interaction, Label, Message, PreferencePair, ReviewTask
 from trueup.review.app import create_app

@@ -15,7 +15,7 @@ from review_parts import PASSWORD, Client, make_task
 
 from trueup.cli.main import cli
 from trueup.errors import ConfigError, DataError
-from trueup.records import Completion, Label, ReviewTask
+from trueup.records import Completion, Label, Message, ReviewTask
 from trueup.review import people as people_module
 from trueup.review.config import ReviewConfig
 from trueup.review.people import MOST_FAILURES, People, TooManyAttempts
@@ -357,6 +357,19 @@ def test_the_longest_answers_can_be_voted_on(open_review: Any, store: Store) -> 
     task = ann.json("/mine.json")["deeds"][0]["task"]
     assert ann.post(f"/task/{task}", choice="tie", comment=lines).status_code == 303
     assert store.count(Label) == 3
+
+
+def test_of_an_endless_conversation_the_end_is_shown(open_review: Any, store: Store) -> None:
+    turns = [Message(role="user", content=f"turn {n} " + "\u5145" * 90_000) for n in range(100)]
+    task = make_task(1)
+    store.add(ReviewTask(prompt=(*turns, *task.prompt), candidates=task.candidates))
+    ann = open_review().enter("ann")
+    card = ann.card()
+    assert card and card["prompt"][-1]["text"] == task.prompt[-1].content
+    assert card["turns_left_out"] + len(card["prompt"]) == 102
+    assert len(card["prompt"]) == 6
+    page = ann.http.get("/").text
+    assert len(page) < 1_000_000 and "96 earlier turns are not shown" in page
 
 
 def test_no_redirect_goes_where_the_host_header_says(open_review: Any) -> None:

@@ -42,8 +42,7 @@ def review(ctx: click.Context, port: int | None, as_json: bool) -> None:
         if not People(project.store).all():
             say("Nobody can log in yet. Next: trueup review user add NAME --role admin")
     with contextlib.suppress(KeyboardInterrupt):
-        label = project.config.label
-        serve(project.store, config, listening, label=label, scrub=project.scrub)
+        serve(project.store, config, listening, label=project.config.label, scrub=project.scrub)
 
 
 @review.group()

@@ -133,7 +133,7 @@ def pull(store: Store, server: "LabelStudio", *, scrub: Scrub | None = None) -> 
     """
     project = server.project(make=False)
     book, tasks = VoteBook(store, scrub=scrub), {one.id: one for one in tasks_of(store)}
-    there = list(server.tasks(project))
+    there = list(server.answered(project))
     seen = {one.get("task_id") for one, _ in there if isinstance(one, dict)}
     found = [(data, one) for data, annotations in there for one in annotations]
     found.sort(key=lambda one: str(one[1].get("updated_at")))
@@ -216,7 +216,7 @@ def erase(store: Store, server: "LabelStudio") -> int:
     Again:   deletes what is left.
     """
     project = server.found()
-    there = dict(server.numbers(project)) if project is not None else {}
+    there = dict(server.tasks(project)) if project is not None else {}
     with store.reading() as connection:
         gone = store.known(connection, ERASED, list(there.values()))
     deleted = [server.delete_task(number) for number, name in there.items() if name in gone]
@@ -395,9 +395,9 @@ class LabelStudio:
 
     def task_ids(self, project: int) -> Iterator[str]:
         """Our ids of the tasks that are there."""
-        yield from (name for _, name in self.numbers(project))
+        yield from (name for _, name in self.tasks(project))
 
-    def numbers(self, project: int) -> Iterator[tuple[int, str]]:
+    def tasks(self, project: int) -> Iterator[tuple[int, str]]:
         """The tasks that are there: the server's number of each, and our id."""
         for task in self._tasks(project, "task_only"):
             data = task.get("data")
@@ -412,7 +412,7 @@ class LabelStudio:
             if not str(error.got).startswith("404"):
                 raise
 
-    def tasks(self, project: int) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
+    def answered(self, project: int) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
         """The data of every task, with its annotations."""
         for task in self._tasks(project, "all"):
             found = task.get("annotations") or ()

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from trueup.label.votes import Choice, is_swapped, mirrored
-from trueup.records import Completion, Message, ReviewTask
+from trueup.records import Completion, Message, Messages, ReviewTask
 from trueup.review.desk import Said
 from trueup.review.words import differing
 from trueup.web.page import plain
@@ -21,6 +21,8 @@ Pick = Literal["1", "2", "tie", "bad"]
 PICKS: dict[Pick, Choice] = {"1": "first", "2": "second", "tie": "tie", "bad": "both bad"}
 MOST_CHARS = 100_000
 """Of a text, shown and mended; what is beyond is counted."""
+MOST_PROMPT_CHARS = 400_000
+"""Of a conversation; earlier turns are counted."""
 MOST_FIELD_BYTES = 1_000_000
 """Of a field of a form, percent-encoded; Starlette refuses more than 1 MB."""
 
@@ -52,6 +54,7 @@ def card(
     texts = [_answer_text(task.candidates[place]) for place in order]
     shown = [plain(text[:MOST_CHARS]) for text in texts]
     parts = differing(*shown)
+    turns = _turns(task.prompt)
     answers = []
     for at, place in enumerate(order):
         whole = [(shown[at], False)] if shown[at] else []
@@ -71,7 +74,8 @@ def card(
         )
     return {
         "task": task.id,
-        "prompt": [_turn(one) for one in task.prompt],
+        "prompt": turns,
+        "turns_left_out": len(task.prompt) - len(turns),
         "answers": answers,
         "is_compared": parts is not None,
         "is_same": texts[0].strip() == texts[1].strip(),
@@ -126,6 +130,19 @@ def _unixed(text: str) -> str:
 def _sent_back(text: str) -> tuple[str, str]:
     """What may come back of a text that was left alone: a browser puts U+FFFD for NUL."""
     return _unixed(text).strip(), _unixed(text.replace("\0", "\ufffd")).strip()
+
+
+def _turns(prompt: Messages) -> list[dict[str, Any]]:
+    """The last turns, as many as fit on a page; at least one, if there is one."""
+    shown: list[dict[str, Any]] = []
+    num_chars = 0
+    for message in reversed(prompt):
+        turn = _turn(message)
+        num_chars += len(turn["text"]) + len(turn["role"])
+        if shown and num_chars > MOST_PROMPT_CHARS:
+            break
+        shown.append(turn)
+    return shown[::-1]
 
 
 def _turn(message: Message) -> dict[str, Any]:

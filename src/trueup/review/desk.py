@@ -86,8 +86,8 @@ class Desk:
             scrub: what takes out of comments and edits what must not be written.
         """
         self._store, self._config, self._label = store, config, label or LabelConfig()
-        self._scrub: Scrub = scrub or (lambda record: record)
         self._overlap = self._label.overlap
+        self._scrub: Scrub = scrub or (lambda record: record)
         self._known, self._lock = Standing(self._overlap), threading.RLock()
 
     # --- what next ----------------------------------------------------------------------------

@@ -35,8 +35,16 @@ function parsed(html) {
   return holder.content;
 }
 
+// a long conversation opens at its last turn, which is the question
+function toQuestion() {
+  const turns = work.querySelector(".turns");
+  const last = turns && turns.querySelector(".turn.last");
+  if (last) turns.scrollTop = last.offsetTop - turns.offsetTop;
+}
+
 function show(nodes) {
   work.replaceChildren(...nodes);
+  toQuestion();
   window.scrollTo(0, 0);
   const title = work.querySelector("h1");
   if (title) title.focus({ preventScroll: true });
@@ -114,6 +122,7 @@ function press(key) {
 if (work) {
   remember("diff");
   remember("keys");
+  toQuestion();
   work.addEventListener("submit", (event) => {
     if (event.submitter && event.submitter.classList.contains("none")) return event.preventDefault();
     if (event.target.dataset.action === "/second-look/") return; // goes back to the list

@@ -107,12 +107,15 @@ class Project:
             return None
         return Scrubber(asked, self.store)
 
-    def writer(self) -> "WriterProcess":
-        """A new process that writes captures with this project's settings."""
+    def writer(self) -> "WriterProcess | None":
+        """A new process that writes captures with this project's settings; None where a thread of
+        the gateway does: beside the local model, or where `capture.beside` says so."""
         from trueup.capture.beside import WriterProcess, WriterSetup
 
-        url = address(self.config.store)
         asked = self.config
+        if not (asked.serve.has_upstream and asked.capture.beside):
+            return None
+        url = address(asked.store)
         return WriterProcess(WriterSetup(self.store.folder, url, asked.capture, asked.privacy))
 
     def forget(self, ids: Sequence[str]) -> None:

@@ -91,6 +91,14 @@ def test_people_come_before_code_and_labels_before_thumbs(store: Store) -> None:
     assert truths(store) == {one.id: True, two.id: True}
 
 
+def test_the_newest_thumb_speaks_and_what_broke_off_is_neither(store: Store) -> None:
+    one, broken = asked(1, "own"), asked(2, "ow", error="timeout")
+    store.add(one, broken)
+    store.add(Feedback(interaction_id=one.id, rating=-1), Feedback(interaction_id=one.id, rating=1))
+    store.add(Feedback(interaction_id=broken.id, rating=-1))
+    assert truths(store) == {one.id: False}
+
+
 def test_both_bad_is_weak_and_what_was_taken_back_says_nothing(store: Store) -> None:
     one, two, three, four = (asked(n, "own") for n in range(4))
     said = {
@@ -108,14 +116,6 @@ def test_both_bad_is_weak_and_what_was_taken_back_says_nothing(store: Store) -> 
     fields = said["unsettled"].model_dump() | {"id": "", "replaces": settled.id}
     store.add(Label.model_validate(fields))
     assert truths(store) == {}, "the votes carry it no longer"
-
-
-def test_the_newest_thumb_speaks_and_what_broke_off_is_neither(store: Store) -> None:
-    one, broken = asked(1, "own"), asked(2, "ow", error="timeout")
-    store.add(one, broken)
-    store.add(Feedback(interaction_id=one.id, rating=-1), Feedback(interaction_id=one.id, rating=1))
-    store.add(Feedback(interaction_id=broken.id, rating=-1))
-    assert truths(store) == {one.id: False}
 
 
 # --- the learned flagger ------------------------------------------------------------------------
@@ -322,6 +322,20 @@ def test_the_furthest_point_comes_first() -> None:
     vectors = np.column_stack([np.cos(angles), np.sin(angles)])
     assert farthest(vectors, [0], {1, 2, 3, 4}, 2) == [4, 2]
     assert farthest(vectors, [], {1}, 3) == [1]
+
+
+@pytest.mark.parametrize("num_taken", [0, 1, 300])
+def test_the_furthest_points_are_those_of_the_slow_version(num_taken: int) -> None:
+    vectors = np.random.default_rng(num_taken).normal(size=(700, 16))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    taken, free, picked = list(range(num_taken)), set(range(num_taken, 690)), []
+    for _ in range(20):
+        far = [
+            (min((1 - vectors[n] @ vectors[t] for t in [*taken, *picked]), default=9.0), -n)
+            for n in free.difference(picked)
+        ]
+        picked.append(-max(far)[1])
+    assert farthest(vectors, taken, free, 20) == picked
 
 
 def test_the_share_of_weak_answers_is_that_of_all_traffic_whatever_was_flagged(

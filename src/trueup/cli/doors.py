@@ -56,7 +56,7 @@ def serve(ctx: click.Context, port: int | None, as_json: bool) -> None:
         project.config.capture,
         engine,
         scrub=project.scrub,
-        beside=project.writer() if config.has_upstream and project.config.capture.beside else None,
+        beside=project.writer(),
     )
     # KeyboardInterrupt is the ordinary way to stop it
     beside = embedding_beside(project.config.vectors, project.folder, ctx.obj["overrides"])

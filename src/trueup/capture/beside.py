@@ -38,6 +38,9 @@ __all__ = ["Told", "WriterProcess", "WriterSetup"]
 
 NICE = 5
 """The writer has time; requests have none."""
+BREATH_S = 5e-5
+"""Its sleep between two records. A kernel may let whoever runs go on for 4 ms before another gets
+the processor, and that is what the slowest requests would wait."""
 ANSWER_S = 120.0
 """A writer that says nothing for so long is taken for dead."""
 BUSY_S = 0.5
@@ -238,7 +241,8 @@ def _write_for(line: Connection, setup: WriterSetup, account: Path | None) -> No
     from trueup.capture.recorder import Recorder
 
     store = Store(setup.folder, url=setup.url)
-    recorder = Recorder(store, setup.capture, scrub=_scrubber(setup, store))
+    scrub = _scrubber(setup, store)
+    recorder = Recorder(store, setup.capture, scrub=scrub, breath_s=BREATH_S)
     handover = Handover(account) if account else None
 
     def told() -> Told:

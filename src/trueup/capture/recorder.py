@@ -88,10 +88,13 @@ class Recorder:
         *,
         scrub: Scrub | None = None,
         beside: WriterProcess | None = None,
+        breath_s: float = 0.0,
     ) -> None:
         """
         Args:
             beside: writes what `record_later` brings, with the same settings. It is closed with us.
+            breath_s: how long the writer sleeps after each record while it is not behind, for those
+                who want the processor now.
         """
         self._store, self._config, self._scrub, self._beside = store, config, scrub, beside
         self._max_bytes = config.queue_mb * 1e6
@@ -107,7 +110,7 @@ class Recorder:
         self._warned: set[str] = set()
         self._num_lost = self._look_back()
         self._ledger = self._open_ledger()
-        self._company_s = config.commit_ms / 1000
+        self._company_s, self._breath_s = config.commit_ms / 1000, breath_s
         if beside:
             beside.open(self._ledger.path if self._ledger else None)
             self._company_s *= HAND_OVER
@@ -368,7 +371,7 @@ class Recorder:
         while items := self._take():
             try:
                 if not self._hand_over(items):
-                    self._write([one for item in items for one in self._opened(item)])
+                    self._write(self._all_opened(items))
             except Exception as error:  # a fault of ours: those behind must not wait for ever
                 self._warn("writer", f"A commit was abandoned: {error!r}")
             finally:
@@ -400,6 +403,14 @@ class Recorder:
                 self._num_waiting -= item.number
                 self._num_bytes -= item.size
         return items
+
+    def _all_opened(self, items: Sequence[Item]) -> list[Interaction]:
+        records: list[Interaction] = []
+        for item in items:
+            records += self._opened(item)
+            if self._breath_s and not self._is_due():
+                time.sleep(self._breath_s)
+        return records
 
     def _opened(self, item: Item) -> list[Interaction]:
         """The records of an item, ready to be written; what is left out is counted."""

@@ -5,17 +5,29 @@ early still said something. Both need to know at once, and ASGI tells it only to
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-__all__ = ["ByteStream", "Leaving", "or_gone"]
+__all__ = ["CONNECTION", "ByteStream", "Leaving", "Telling", "or_gone"]
 
 T = TypeVar("T")
+
+CONNECTION = "trueup.connection"
+"""Where a scope has a connection that tells when it is lost."""
+
+
+class Telling(Protocol):
+    """A connection that tells when it is lost."""
+
+    is_lost: bool
+
+    def tell(self, when_lost: Callable[[], None] | None) -> None:
+        """Call this, in place of what it was to call before, once it is lost."""
 
 
 async def or_gone(request: Request, work: Awaitable[T]) -> T:
@@ -30,36 +42,48 @@ async def or_gone(request: Request, work: Awaitable[T]) -> T:
 
 
 class Leaving:
-    """Inside `with Leaving(receive)`, a client that leaves ends what is being done.
+    """Inside `with Leaving(scope, receive)`, a client that leaves ends what is being done.
 
-    Lighter than `or_gone`: one task that listens, none for the work. The same holds for when:
-    only after the request's body was read.
+    Lighter than `or_gone`: no task for the work, and none that listens where the connection itself
+    tells (see `trueup.gateway.protocol`). The same holds for when: only after the request's body
+    was read.
 
     Raises:
         ClientDisconnect: the client left.
     """
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self._connection: Telling | None = scope.get(CONNECTION)
         self._receive = receive
+        self._listening: asyncio.Task[None] | None = None
         self._has_left = self._is_over = False
 
     def __enter__(self) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._task = task
-        self._listening = asyncio.get_running_loop().create_task(_left(self._receive))
-        self._listening.add_done_callback(self._heard)
+        if self._connection and not self._connection.is_lost:
+            self._connection.tell(self._leave)
+        else:
+            self._listening = asyncio.get_running_loop().create_task(_left(self._receive))
+            self._listening.add_done_callback(self._heard)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._is_over = True
-        self._listening.cancel()
+        if self._listening:
+            self._listening.cancel()
+        elif self._connection:
+            self._connection.tell(None)
         if self._has_left and self._task.uncancel() == 0 and kind is asyncio.CancelledError:
             raise ClientDisconnect from None
 
     def _heard(self, listening: "asyncio.Task[None]") -> None:
         if not self._is_over and not listening.cancelled() and not listening.exception():
-            self._has_left = True
-            self._task.cancel()
+            self._leave()
+
+    def _leave(self) -> None:
+        self._has_left = True
+        self._task.cancel()
 
 
 class ByteStream(Response):

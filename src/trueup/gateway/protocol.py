@@ -6,9 +6,12 @@ limit. And what an answer writes in one go, head and body, leaves in one packet.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from trueup.gateway.connection import CONNECTION
 
 __all__ = ["protocol"]
 
@@ -47,6 +50,8 @@ class _Patient(HttpToolsProtocol):
     _waiting: asyncio.TimerHandle | None = None
     _num_header_bytes = 0
     _is_in_headers = True
+    is_lost = False
+    _when_lost: Callable[[], None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
@@ -56,6 +61,14 @@ class _Patient(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._heard()
         super().connection_lost(exc)
+        self.is_lost = True
+        if self._when_lost:
+            self._when_lost()
+
+    def tell(self, when_lost: Callable[[], None] | None) -> None:
+        self._when_lost = when_lost
+        if when_lost:
+            self.flow.resume_reading()  # a long body paused it, and who does not read hears no end
 
     def data_received(self, data: bytes) -> None:
         if self._is_in_headers:
@@ -66,6 +79,7 @@ class _Patient(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self.scope[CONNECTION] = self  # type: ignore[typeddict-unknown-key]
         self._is_in_headers, self._num_header_bytes = True, 0
         if self._waiting is None:
             self._wait()

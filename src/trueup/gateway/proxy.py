@@ -87,7 +87,7 @@ class Proxy:
         headers.append((b"accept-encoding", b"identity"))  # the transcript is to be readable
         why = "gateway error"
         try:
-            with Leaving(receive):
+            with Leaving(scope, receive):
                 server, answer = await self._ask(scope, servers, headers, body)
                 try:
                     await self._answer(server, answer, transcript, send)
@@ -114,7 +114,7 @@ class Proxy:
         servers = self.upstreams.servers
         if self.upstreams.are_many:
             servers = self.upstreams.for_model(as_object(self._readable(scope, body)).get("model"))
-        with Leaving(receive):
+        with Leaving(scope, receive):
             server, answer = await self._ask(
                 scope, servers, _request_headers(scope["headers"]), body
             )
@@ -134,16 +134,16 @@ class Proxy:
                 await self._pass(server, answer, send, arriving)
                 return
         else:
-            with Leaving(receive):
+            with Leaving(scope, receive):
                 server, answer = await self._ask(scope, servers, headers, None)
-        with Leaving(receive):
+        with Leaving(scope, receive):
             await self._pass(server, answer, send)
 
     async def _models(self, scope: Scope, receive: Receive, send: Send) -> None:
         """`GET /v1/models`: those of all upstreams, each as far as it is asked for them."""
         headers = _request_headers(scope["headers"], b"accept-encoding")
         headers.append((b"accept-encoding", b"identity"))
-        with Leaving(receive):
+        with Leaving(scope, receive):
             found = await asyncio.gather(
                 *(self._models_of(scope, one, headers) for one in self.upstreams.servers),
                 return_exceptions=True,

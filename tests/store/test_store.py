@@ -296,6 +296,16 @@ def test_a_batch_whose_source_breaks_writes_nothing(store: Store) -> None:
     assert store.count(Interaction) == 0
 
 
+def test_what_makes_a_batch_may_itself_write(store: Store) -> None:
+    def made() -> Iterator[Interaction]:
+        for name in "12":
+            store.add(interaction(f"beside {name}"))
+            yield interaction(name)
+
+    assert store.add_all(made()) == 2
+    assert store.count(Interaction) == 4
+
+
 # --- lineage --------------------------------------------------------------------------------------
 
 

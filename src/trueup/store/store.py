@@ -113,9 +113,10 @@ class Store:
         return self.add_all(records)
 
     def add_all(self, records: Iterable[Record]) -> int:
-        """As `add`, for many. All or nothing."""
+        """As `add`, for many. All or nothing. What makes the records may itself use the store."""
+        made = list(records)
         with self.writing() as connection:
-            return self._add(connection, records)
+            return self._add(connection, made)
 
     def add_late(self, records: Sequence[Record]) -> int:
         """As `add_all`, for records that somebody held back: an erasure since then could not find

@@ -121,8 +121,6 @@ class PgIndex:
     ) -> list[Hit]:
         columns, condition = self._table.c, self._condition(where)
         distance = columns.vector.cosine_distance(np.asarray(vector_D, np.float32))
-        few = select(literal(1)).select_from(self._table).where(condition).limit(MOST_COUNTED)
-        every = select(func.count()).select_from(self._table)
         numbers = select(func.vector_dims(columns.vector)).limit(1)
 
         def nearest(connection: Any) -> list[Hit]:
@@ -130,13 +128,13 @@ class PgIndex:
             if size is None:
                 return []
             check_size(self.name, size, len(vector_D))
-            left = connection.execute(select(func.count()).select_from(few.subquery())).scalar_one()
+            rows = self._reckoned(connection)
+            left = rows if where == EVERYTHING else self._left(connection, condition)
             order = distance
             if exact or left <= EXACT_BELOW:
                 order = distance + 0.0  # the index sorts by the bare distance alone
             else:
-                rows = connection.execute(every).scalar_one()
-                lists = lists_read(rows, left)
+                lists = lists_read(max(rows, left), left)
                 connection.execute(text(f"SET LOCAL ivfflat.probes = {lists}"))
                 connection.execute(text("SET LOCAL ivfflat.iterative_scan = relaxed_order"))
             query = select(columns.id, distance).where(condition).order_by(order).limit(k)
@@ -145,6 +143,19 @@ class PgIndex:
             return sorted(hits, key=lambda hit: -hit.similarity)  # further lists come behind
 
         return self._read(nearest, [])
+
+    def _reckoned(self, connection: Any) -> int:
+        """Rows of the table as the server last reckoned: to count them is to read them all."""
+        query = text("SELECT reltuples FROM pg_class WHERE oid = to_regclass(:name)")
+        reckoned = connection.execute(query, {"name": f'"{self._table.name}"'}).scalar_one()
+        if reckoned >= 0:
+            return int(reckoned)
+        return connection.execute(select(func.count()).select_from(self._table)).scalar_one()
+
+    def _left(self, connection: Any, condition: Any) -> int:
+        """Rows that a filter leaves, as far as it pays to count."""
+        few = select(literal(1)).select_from(self._table).where(condition).limit(MOST_COUNTED)
+        return connection.execute(select(func.count()).select_from(few.subquery())).scalar_one()
 
     # --- writing ------------------------------------------------------------------------------
 

@@ -431,8 +431,10 @@ class Recorder:
             return one
         try:
             clean = self._scrub(one)
+            if clean is one or clean.id not in ("", one.id):
+                return clean
             # the old id is a hash of what was taken out
-            return clean if clean is one else clean.model_copy(update={"id": clean.expected_id()})
+            return clean.model_copy(update={"id": clean.expected_id()})
         except Exception as error:  # its text may be the very thing that must not be written
             self._warn("scrub", f"Interactions could not be scrubbed: {type(error).__name__}")
             self._settle("failed", "scrub", 1, in_queue)

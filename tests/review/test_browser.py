@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 from review_parts import Review, make_task
 
-from trueup.label.votes import choice_of, is_swapped
+from trueup.label.votes import EDIT, choice_of, is_swapped
 from trueup.records import Completion, Label, Message, ReviewTask
-from trueup.review.desk import EDIT
 from trueup.store import Store
 
 Enter = Callable[..., Any]

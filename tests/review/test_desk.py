@@ -17,7 +17,7 @@ from review_parts import PASSWORD, Client, hidden_order, make_task
 
 from trueup.label.config import LabelConfig
 from trueup.label.settle import settle
-from trueup.label.votes import SECOND_LOOK, choice_of, vote
+from trueup.label.votes import EDIT, SECOND_LOOK, choice_of, vote
 from trueup.pair import PairConfig
 from trueup.pair import run as pair_run
 from trueup.pair.decontaminate import HeldOut
@@ -26,7 +26,7 @@ from trueup.privacy.trail import entries
 from trueup.records import Completion, Interaction, Label, Message, PreferencePair, ReviewTask
 from trueup.review.app import create_app
 from trueup.review.config import ReviewConfig
-from trueup.review.desk import EDIT, Desk, Said
+from trueup.review.desk import Desk, Said
 from trueup.store import Store
 
 
@@ -425,6 +425,35 @@ def test_an_edit_of_a_gold_question_looks_like_others_and_teaches_nothing(
     assert edited == ["A better text than both.", None]
     pair_run(store, PairConfig(), HeldOut(()))
     assert store.count(PreferencePair) == 0
+
+
+def test_what_somebody_mended_who_fails_gold_questions_teaches_nothing_until_they_know_better(
+    store: Store,
+) -> None:
+    tasks = [make_task(n) for n in range(2)]
+    gold = [make_task(100 + n, gold=(1.0, 0.0)) for n in range(15)]
+    store.add_all([*tasks, *gold])
+    desk, config = Desk(store, ReviewConfig()), LabelConfig()
+    for one in gold[:5]:
+        desk.answer("bob", one, Said("second"))
+    for one in tasks:
+        desk.answer("bob", one, Said("first", edits=("SPAM", None)))
+
+    def taught() -> list[str]:
+        settle(store, config)
+        assert not settle(store, config).written, "a second time says nothing new"
+        pair_run(store, PairConfig(), HeldOut([]))
+        replaced = {one.replaces for one in store.each(Label)}
+        pairs = [one for one in store.each(PreferencePair) if one.label_ids[0] not in replaced]
+        return [one.chosen.text for one in pairs if one.chosen.text in ("SPAM", "better")]
+
+    assert taught() == []
+    assert desk.said("bob", tasks[0]).edits == ("SPAM", None), "nothing tells him"
+    desk.answer("bob", tasks[1], Said("first", edits=("better", None)))
+    assert taught() == []
+    for one in gold[5:]:
+        desk.answer("bob", one, Said("first"))
+    assert sorted(taught()) == ["SPAM", "better"]
 
 
 def test_nobody_gets_a_task_while_its_vote_is_taken_back(store) -> None:

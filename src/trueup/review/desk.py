@@ -19,7 +19,7 @@ from sqlalchemy import Connection, and_, delete, exists, func, insert, or_, sele
 
 from trueup.errors import DataError
 from trueup.label.config import LabelConfig
-from trueup.label.votes import REVIEW, Choice, choice_of, vote
+from trueup.label.votes import EDIT, REVIEW, Choice, choice_of, vote
 from trueup.label.weigh import fails_gold
 from trueup.privacy import Scrub
 from trueup.records import Completion, Label, ReviewTask
@@ -28,10 +28,7 @@ from trueup.review.standing import Standing, Vote
 from trueup.store import Store, storage_errors
 from trueup.store.tables import REVIEW_ASSIGNMENTS, REVIEW_HISTORY, REVIEW_LEASES, REVIEW_USERS
 
-__all__ = ["EDIT", "Deed", "Desk", "Progress", "Said"]
-
-EDIT = "review:edit"
-"""Source of an edit: a label without a task, the edited text over the answer it mends."""
+__all__ = ["Deed", "Desk", "Progress", "Said"]
 
 DONE = ("vote", "skip")
 POSTGRES_LOCK = 8410

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -293,6 +294,50 @@ def test_what_was_erased_is_gone_from_an_open_desk(store, same_store) -> None:
     assert desk.progress("ann").mine == 2
     assert desk.read(lambda known: set(known.tasks)) == {kept.id, new.id}
     assert desk.read(lambda known: known.votes[new.id]["ann"].choice) == "second"
+
+
+def test_undo_and_my_answers_pass_over_what_was_erased(store) -> None:
+    asked = Interaction(
+        prompt=make_task(1).prompt,
+        completion=Completion(text="4 hours"),
+        source="gateway",
+        user="u",
+    )
+    kept, *gone = make_task(2), *(make_task(n, interaction_id=asked.id) for n in (1, 3))
+    store.add_all([asked, kept, *gone])
+    desk = Desk(store, ReviewConfig())
+    desk.answer("ann", kept, Said("first"))
+    desk.answer("ann", gone[0], Said("tie"))
+    desk.assign([gone[1].id], ["bob"], "lea")
+    erase_user(store, "u", who="test")
+    assert [one.task_id for one in desk.history("ann")] == [kept.id]
+    assert desk.open_assignments() == {}
+    undone = desk.undo("ann")
+    assert undone and undone[0] == kept
+    assert desk.undo("ann") is None
+
+
+def test_of_two_deeds_at_once_the_second_finds_the_first_whole(store, monkeypatch) -> None:
+    """Two tabs of one person: half a deed would leave an edit that nothing replaces any more."""
+    store.add(make_task(1))
+    desk, note, half = Desk(store, ReviewConfig()), Desk._note, threading.Event()
+
+    def slowly(*words: Any) -> None:
+        half.set()
+        time.sleep(0.3)
+        note(*words)
+
+    monkeypatch.setattr(Desk, "_note", slowly)
+    saying = (Said("first", edits=("one", None)),)
+    first = threading.Thread(target=desk.answer, args=("ann", make_task(1), *saying))
+    first.start()
+    half.wait(10)
+    desk.answer("ann", make_task(1), Said("first", edits=("two", None)))
+    first.join()
+    edits = store.all(Label, source=EDIT)
+    replaced = {one.replaces for one in edits}
+    assert [one.candidates[0].text for one in edits if one.id not in replaced] == ["two"]
+    assert desk.said("ann", make_task(1)).edits == ("two", None)
 
 
 def test_a_skipped_task_goes_to_others(open_review, store) -> None:

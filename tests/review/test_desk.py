@@ -25,6 +25,7 @@ from trueup.pair.decontaminate import HeldOut
 from trueup.privacy import PrivacyConfig, Scrubber, erase_user
 from trueup.privacy.trail import entries
 from trueup.records import Completion, Interaction, Label, Message, PreferencePair, ReviewTask
+from trueup.review.agreement import disagreements
 from trueup.review.app import create_app
 from trueup.review.config import ReviewConfig
 from trueup.review.desk import Desk, Said
@@ -629,6 +630,29 @@ def test_a_lead_decides_what_people_disagree_on(open_review, store) -> None:
     assert choice_of(settled[task_id]) == choice_of(look), "and hers decides"
     assert ann.http.get("/second-look").status_code == 403
     assert ann.post(f"/second-look/{task_id}", choice="1").status_code == 403
+
+
+def test_a_second_look_that_is_changed_or_taken_back_stays_one(store) -> None:
+    task = make_task(1)
+    store.add(task)
+    desk = Desk(store, ReviewConfig(), LabelConfig(overlap=2))
+    desk.answer("ann", task, Said("first"))
+    desk.answer("bob", task, Said("second"))
+    desk.answer("lea", task, Said("first"), source=SECOND_LOOK)
+
+    def decided() -> tuple[str | None, str]:
+        (apart,) = desk.read(disagreements)
+        assert apart.votes == {"ann": "first", "bob": "second"}, "hers is no vote among theirs"
+        settle(store, LabelConfig(overlap=2))
+        settled = [one for one in store.all(Label, task_id=task.id) if one.vote_ids]
+        return choice_of(settled[-1]), apart.settled_by
+
+    assert decided() == ("first", "lea")
+    desk.answer("lea", task, Said("second"))  # from My answers
+    assert decided() == ("second", "lea")
+    assert desk.undo("lea") and desk.read(disagreements)[0].settled_by == ""
+    desk.answer("lea", task, Said("tie"))
+    assert decided() == ("tie", "lea")
 
 
 # --- a server that dies ---------------------------------------------------------------------------

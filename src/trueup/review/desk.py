@@ -20,7 +20,7 @@ from sqlalchemy import Connection, and_, delete, exists, func, insert, or_, sele
 
 from trueup.errors import DataError
 from trueup.label.config import LabelConfig
-from trueup.label.votes import EDIT, REVIEW, Choice, choice_of, vote
+from trueup.label.votes import EDIT, REVIEW, SECOND_LOOK, Choice, choice_of, vote
 from trueup.label.weigh import fails_gold
 from trueup.privacy import Scrub
 from trueup.records import Completion, Label, ReviewTask
@@ -272,6 +272,8 @@ class Desk:
             Ids of the newest edits, one a candidate; empty where there never was one.
         """
         before, labels = self._newest(name, task.id), []
+        if before and before.source == SECOND_LOOK:
+            source = SECOND_LOOK  # whoever has seen the others' votes does not vote like them again
         made = vote(
             task,
             choice,

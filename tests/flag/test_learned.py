@@ -262,10 +262,14 @@ def test_another_embedder_or_a_damaged_file_is_refused(store: Store) -> None:
     path.write_text(json.dumps(told | {"embedder": "sentence:other:1234"}))
     with pytest.raises(ConfigError, match="embedder"):
         run(store, FlagConfig(), Parts(embedder=lexical))
-    path.write_text("{")
-    with pytest.raises(DataError, match="trueup flag train"):
-        run(store, FlagConfig())
-    assert store.count(Flag) == 0
+    older = json.dumps(told | {"columns": told["columns"][:-1]})
+    for damaged in ("{", older):
+        path.write_text(damaged)
+        with pytest.raises(DataError, match="trueup flag train"):
+            run(store, FlagConfig())
+        assert store.count(Flag) == 0
+    assert train(store, FlagConfig(), None).is_used, "which is what the error says to do"
+    assert len(run(store, FlagConfig())) == 81
 
 
 # --- a language model ---------------------------------------------------------------------------

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from trueup.cli.output import emit, json_option, say, table
+from trueup.cli.output import emit, json_option, say, table, write_file
 from trueup.cli.project import open_project
-from trueup.errors import StorageError
 from trueup.stats.intervals import Interval
 
 if TYPE_CHECKING:
@@ -93,15 +92,7 @@ def export(
     if out is None:
         click.echo(text, nl=False)
         return
-    try:
-        out.write_text(text, encoding="utf-8", newline="")
-    except OSError as error:
-        raise StorageError(
-            f"{out} could not be written",
-            got=error.strerror or str(error),
-            expected="a file in a writable folder with free space",
-            next="name another with --out",
-        ) from error
+    write_file(out, text)
     say(f"Wrote {out}. Next: fill in 'vote' (1, 2, tie, both bad), then trueup tasks import {out}")
 
 

@@ -74,6 +74,14 @@ def test_questions_go_in_and_labels_come_out(
     assert json.loads(capsys.readouterr().out)["counts"]["tasks waiting"] == 0
 
 
+def test_an_export_to_where_no_file_can_be_is_said(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for out in (folder, folder / "nowhere" / "ann.csv"):
+        assert run(folder, "tasks", "export", "--out", str(out)) == 1
+        assert f"{out} could not be written" in capsys.readouterr().err.replace("\n", " ")
+
+
 def test_a_webhook_without_a_secret_or_beyond_loopback_is_refused(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

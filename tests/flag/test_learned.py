@@ -262,10 +262,14 @@ def test_another_embedder_or_a_damaged_file_is_refused(store: Store) -> None:
     path.write_text(json.dumps(told | {"embedder": "sentence:other:1234"}))
     with pytest.raises(ConfigError, match="embedder"):
         run(store, FlagConfig(), Parts(embedder=lexical))
-    path.write_text("{")
-    with pytest.raises(DataError, match="trueup flag train"):
-        run(store, FlagConfig())
-    assert store.count(Flag) == 0
+    older = json.dumps(told | {"columns": told["columns"][:-1]})
+    for damaged in ("{", older):
+        path.write_text(damaged)
+        with pytest.raises(DataError, match="trueup flag train"):
+            run(store, FlagConfig())
+        assert store.count(Flag) == 0
+    assert train(store, FlagConfig(), None).is_used, "which is what the error says to do"
+    assert len(run(store, FlagConfig())) == 81
 
 
 # --- a language model ---------------------------------------------------------------------------
@@ -354,3 +358,29 @@ def test_the_share_of_weak_answers_is_that_of_all_traffic_whatever_was_flagged(
     assert share.low < 0.25 < share.high and share.high - share.low < 0.16
     naive = np.mean([not by_id[f.interaction_id].completion.text for f in flags if f.raised])
     assert naive > share.high
+
+
+def test_thumbs_have_no_part_in_the_share_since_who_is_content_is_silent(store: Store) -> None:
+    traffic = [asked(n, f"It is river {n}.") for n in range(20)]
+    store.add(*traffic)
+    run(store, FlagConfig(select=SelectConfig(random=1.0)))
+    store.add(*(Feedback(interaction_id=one.id, rating=-1) for one in traffic[:5]))
+    assert weak_share(store) == (None, 0, 20)
+    store.add(label(traffic[9], 1, 0))
+    share, labelled, _ = weak_share(store)
+    assert share is not None and (share.estimate, labelled) == (0.0, 1)
+
+
+def test_what_a_reviewer_mended_is_no_weak_answer_for_that(store: Store) -> None:
+    one = asked(1, "It is the Rhine")
+    edit = Label(
+        prompt=one.prompt,
+        candidates=(Completion(text="It is the Rhine."), one.completion),
+        scores=(1.0, 0.0),
+        annotator="ann",
+        annotator_kind="human",
+        interaction_id=one.id,
+        source="review:edit",
+    )
+    store.add(one, edit)
+    assert truths(store) == {}

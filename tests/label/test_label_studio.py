@@ -5,6 +5,7 @@
 
 import json
 import socket
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -326,6 +327,36 @@ def test_what_went_wrong_is_said_without_the_token(
     assert says in str(found.value)
     assert "Next: " in str(found.value)
     assert LEGACY not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"SSH-2.0-OpenSSH_9.6\r\n",
+        b'HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n{"results"',
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"HTTP/1.1 200 OK\r\n\r\n[]",
+        b'HTTP/1.1 200 OK\r\n\r\n"x"',
+    ],
+)
+def test_a_server_that_is_another_or_breaks_off_is_said(said: bytes) -> None:
+    listening = socket.create_server(("127.0.0.1", 0))
+    asked = []
+
+    def answer() -> None:
+        for _ in range(2):
+            connection, _ = listening.accept()
+            asked.append(connection.recv(65536))
+            connection.sendall(said)
+            connection.close()
+
+    thread = threading.Thread(target=answer, daemon=True)
+    thread.start()
+    with pytest.raises(UpstreamError, match="did not answer GET /api/projects/"):
+        server(f"http://127.0.0.1:{listening.getsockname()[1]}", max_retries=1).project()
+    thread.join(10)
+    listening.close()
+    assert len(asked) == 2, "it is asked again"
 
 
 def test_a_server_out_of_reach_is_said() -> None:

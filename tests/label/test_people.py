@@ -164,6 +164,25 @@ def test_more_pairs_a_prompt_where_settings_ask(store: Store, backbone: Backbone
     assert store.count(ReviewTask) == 4
 
 
+def test_the_random_slice_is_asked_about_first_and_not_its_worst_first(
+    store: Store, backbone: Backbone
+) -> None:
+    """Where a part of it is labelled, that part must be a random one, too."""
+    asked = ask(store, 8)
+    for n, one in enumerate(asked[2:]):
+        flag = Flag(
+            interaction_id=one.id,
+            flagger="signals/1",
+            score=0.5 - n / 100,
+            raised=True,
+            reasons=("random",),
+        )
+        store.add(flag)
+    run(store, PEOPLE, StoredModel.serving(store, backbone))
+    order = [one.interaction_id for one in store.all(ReviewTask)]
+    assert order == [*sorted(one.id for one in asked[2:]), asked[0].id, asked[1].id]
+
+
 def test_an_answer_that_no_sample_differs_from_is_not_drawn_for_again(
     store: Store, backbone: Backbone
 ) -> None:

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 from review_parts import Review, make_task
 
-from trueup.label.votes import choice_of, is_swapped
+from trueup.label.votes import EDIT, choice_of, is_swapped
 from trueup.records import Completion, Label, Message, ReviewTask
-from trueup.review.desk import EDIT
 from trueup.store import Store
 
 Enter = Callable[..., Any]
@@ -227,6 +226,7 @@ def fill(store: Store, review: Review) -> None:
 def test_it_works_on_a_phone(open_review: Any, store: Store, enter: Enter) -> None:
     review = open_review(overlap=2)
     fill(store, review)
+    review.let_in("w" * 64)  # no name is longer
     page = enter(review, "ada", viewport={"width": 390, "height": 844}, has_touch=True)
     page.get_by_role("button", name="Tie").tap()
     saved(page)

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -17,16 +18,17 @@ from review_parts import PASSWORD, Client, hidden_order, make_task
 
 from trueup.label.config import LabelConfig
 from trueup.label.settle import settle
-from trueup.label.votes import SECOND_LOOK, choice_of, vote
+from trueup.label.votes import EDIT, SECOND_LOOK, choice_of, vote
 from trueup.pair import PairConfig
 from trueup.pair import run as pair_run
 from trueup.pair.decontaminate import HeldOut
 from trueup.privacy import PrivacyConfig, Scrubber, erase_user
 from trueup.privacy.trail import entries
 from trueup.records import Completion, Interaction, Label, Message, PreferencePair, ReviewTask
+from trueup.review.agreement import disagreements
 from trueup.review.app import create_app
 from trueup.review.config import ReviewConfig
-from trueup.review.desk import EDIT, Desk, Said
+from trueup.review.desk import Desk, Said
 from trueup.store import Store
 
 
@@ -295,6 +297,50 @@ def test_what_was_erased_is_gone_from_an_open_desk(store, same_store) -> None:
     assert desk.read(lambda known: known.votes[new.id]["ann"].choice) == "second"
 
 
+def test_undo_and_my_answers_pass_over_what_was_erased(store) -> None:
+    asked = Interaction(
+        prompt=make_task(1).prompt,
+        completion=Completion(text="4 hours"),
+        source="gateway",
+        user="u",
+    )
+    kept, *gone = make_task(2), *(make_task(n, interaction_id=asked.id) for n in (1, 3))
+    store.add_all([asked, kept, *gone])
+    desk = Desk(store, ReviewConfig())
+    desk.answer("ann", kept, Said("first"))
+    desk.answer("ann", gone[0], Said("tie"))
+    desk.assign([gone[1].id], ["bob"], "lea")
+    erase_user(store, "u", who="test")
+    assert [one.task_id for one in desk.history("ann")] == [kept.id]
+    assert desk.open_assignments() == {}
+    undone = desk.undo("ann")
+    assert undone and undone[0] == kept
+    assert desk.undo("ann") is None
+
+
+def test_of_two_deeds_at_once_the_second_finds_the_first_whole(store, monkeypatch) -> None:
+    """Two tabs of one person: half a deed would leave an edit that nothing replaces any more."""
+    store.add(make_task(1))
+    desk, note, half = Desk(store, ReviewConfig()), Desk._note, threading.Event()
+
+    def slowly(*words: Any) -> None:
+        half.set()
+        time.sleep(0.3)
+        note(*words)
+
+    monkeypatch.setattr(Desk, "_note", slowly)
+    saying = (Said("first", edits=("one", None)),)
+    first = threading.Thread(target=desk.answer, args=("ann", make_task(1), *saying))
+    first.start()
+    half.wait(10)
+    desk.answer("ann", make_task(1), Said("first", edits=("two", None)))
+    first.join()
+    edits = store.all(Label, source=EDIT)
+    replaced = {one.replaces for one in edits}
+    assert [one.candidates[0].text for one in edits if one.id not in replaced] == ["two"]
+    assert desk.said("ann", make_task(1)).edits == ("two", None)
+
+
 def test_a_skipped_task_goes_to_others(open_review, store) -> None:
     store.add(make_task(1))
     review = open_review()
@@ -427,6 +473,35 @@ def test_an_edit_of_a_gold_question_looks_like_others_and_teaches_nothing(
     assert store.count(PreferencePair) == 0
 
 
+def test_what_somebody_mended_who_fails_gold_questions_teaches_nothing_until_they_know_better(
+    store: Store,
+) -> None:
+    tasks = [make_task(n) for n in range(2)]
+    gold = [make_task(100 + n, gold=(1.0, 0.0)) for n in range(15)]
+    store.add_all([*tasks, *gold])
+    desk, config = Desk(store, ReviewConfig()), LabelConfig()
+    for one in gold[:5]:
+        desk.answer("bob", one, Said("second"))
+    for one in tasks:
+        desk.answer("bob", one, Said("first", edits=("SPAM", None)))
+
+    def taught() -> list[str]:
+        settle(store, config)
+        assert not settle(store, config).written, "a second time says nothing new"
+        pair_run(store, PairConfig(), HeldOut([]))
+        replaced = {one.replaces for one in store.each(Label)}
+        pairs = [one for one in store.each(PreferencePair) if one.label_ids[0] not in replaced]
+        return [one.chosen.text for one in pairs if one.chosen.text in ("SPAM", "better")]
+
+    assert taught() == []
+    assert desk.said("bob", tasks[0]).edits == ("SPAM", None), "nothing tells him"
+    desk.answer("bob", tasks[1], Said("first", edits=("better", None)))
+    assert taught() == []
+    for one in gold[5:]:
+        desk.answer("bob", one, Said("first"))
+    assert sorted(taught()) == ["SPAM", "better"]
+
+
 def test_nobody_gets_a_task_while_its_vote_is_taken_back(store) -> None:
     """Two desks, and people who undo every other answer: no task gets more votes than it asks."""
     store.add_all([make_task(n) for n in range(12)])
@@ -555,6 +630,29 @@ def test_a_lead_decides_what_people_disagree_on(open_review, store) -> None:
     assert choice_of(settled[task_id]) == choice_of(look), "and hers decides"
     assert ann.http.get("/second-look").status_code == 403
     assert ann.post(f"/second-look/{task_id}", choice="1").status_code == 403
+
+
+def test_a_second_look_that_is_changed_or_taken_back_stays_one(store) -> None:
+    task = make_task(1)
+    store.add(task)
+    desk = Desk(store, ReviewConfig(), LabelConfig(overlap=2))
+    desk.answer("ann", task, Said("first"))
+    desk.answer("bob", task, Said("second"))
+    desk.answer("lea", task, Said("first"), source=SECOND_LOOK)
+
+    def decided() -> tuple[str | None, str]:
+        (apart,) = desk.read(disagreements)
+        assert apart.votes == {"ann": "first", "bob": "second"}, "hers is no vote among theirs"
+        settle(store, LabelConfig(overlap=2))
+        settled = [one for one in store.all(Label, task_id=task.id) if one.vote_ids]
+        return choice_of(settled[-1]), apart.settled_by
+
+    assert decided() == ("first", "lea")
+    desk.answer("lea", task, Said("second"))  # from My answers
+    assert decided() == ("second", "lea")
+    assert desk.undo("lea") and desk.read(disagreements)[0].settled_by == ""
+    desk.answer("lea", task, Said("tie"))
+    assert decided() == ("tie", "lea")
 
 
 # --- a server that dies ---------------------------------------------------------------------------

@@ -214,3 +214,9 @@ def test_a_diverse_suite_takes_other_prompts_than_a_random_one(
         spread[name] = float((vectors @ vectors.T).mean())
     assert spread["diverse"] < spread["random"]
     assert diverse(vectors, 12)[0] in range(12)
+    nowhere = project.folder / "nowhere" / "suite.jsonl"
+    words = ["suite", "--size", "12", "--topics", "3", "--out", str(nowhere)]
+    with pytest.raises(SystemExit) as stop:
+        main(["-p", str(project.folder), *words])
+    assert stop.value.code == 1
+    assert "suite.jsonl could not be written" in capsys.readouterr().err.replace("\n", " ")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
@@ -13,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trueup import progress
+from trueup.errors import StorageError
 from trueup.records import Verdict
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "say",
     "table",
     "verdict_text",
+    "write_file",
 ]
 
 EXIT_REFUSED = 3
@@ -37,6 +40,23 @@ json_option = click.option(
 def emit(data: Any) -> None:
     """JSON on stdout."""
     click.echo(json.dumps(_plain(data), indent=2, ensure_ascii=False))
+
+
+def write_file(path: Path, text: str) -> None:
+    """What the command was asked to write, its line ends as they are.
+
+    Raises:
+        StorageError: it cannot be written there.
+    """
+    try:
+        path.write_text(text, encoding="utf-8", newline="")
+    except OSError as error:
+        raise StorageError(
+            f"{path} could not be written",
+            got=error.strerror or str(error),
+            expected="a file in a writable folder with free space",
+            next="name another with --out",
+        ) from error
 
 
 def say(text: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from trueup.cli.output import bars, emit, json_option, say, table
+from trueup.cli.output import bars, emit, json_option, say, table, write_file
 from trueup.cli.project import open_project
 from trueup.errors import ConfigError
 from trueup.privacy import trail
@@ -66,7 +66,7 @@ def suite(
         drawn = draw_suite(
             traffic, project.embedder, size=size, topics=topics, seed=seed, is_diverse=diverse
         )
-    target.write_text("".join(_line(at, one) for at, one in enumerate(drawn, start=1)))
+    write_file(target, "".join(_line(at, one) for at, one in enumerate(drawn, start=1)))
     told = {"what": "suite", "records": len(drawn), "to": str(target)}
     trail.note(project.store, "export", told)
     counts = Counter(one.stratum for one in drawn)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from trueup.cli.output import emit, json_option, say, table
+from trueup.cli.output import emit, json_option, say, table, write_file
 from trueup.cli.project import open_project
 from trueup.stats.intervals import Interval
 
@@ -92,7 +92,7 @@ def export(
     if out is None:
         click.echo(text, nl=False)
         return
-    out.write_text(text, encoding="utf-8", newline="")
+    write_file(out, text)
     say(f"Wrote {out}. Next: fill in 'vote' (1, 2, tie, both bad), then trueup tasks import {out}")
 
 

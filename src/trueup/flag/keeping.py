@@ -18,7 +18,7 @@ import numpy as np
 
 from trueup.errors import DataError
 from trueup.flag.config import FlagConfig
-from trueup.flag.features import Known, columns, vectors
+from trueup.flag.features import COLUMNS, Known, columns, vectors
 from trueup.flag.learn import Learned, chosen, learn
 from trueup.flag.remembered import Remembered
 from trueup.flag.signals import Population, rating_of
@@ -73,7 +73,7 @@ def train(store: Store, config: FlagConfig, embedder: Embedder | None) -> Traine
     tails = [_tail(one.id) for one in interactions]
     figures = made.figures | {"labels": float(len(weak))}
     made = made.model_copy(update={"figures": figures, "taught": tuple(sorted(tails))})
-    before, gap = current(store), None
+    before, gap = _usable(_current_file(store)), None
     if before and before.id != made.id and before.embedder in ("", name):
         gap = _gap(before, known, weak, groups, tails)
     # the interval must reach above zero: a new one that is shown to be worse does not replace
@@ -110,7 +110,7 @@ def retrain(store: Store, config: FlagConfig, embedder: Callable[[], Embedder]) 
     if not config.retrain_every:
         return None
     made = sorted(_folder(store).glob("learned_*.json"), key=lambda path: path.stat().st_mtime)
-    before = _read(made[-1]) if made else None
+    before = _usable(made[-1]) if made else None
     known = before.figures.get("labels", 0) if before else 0
     if len(truths(store)) < known + config.retrain_every:
         return None
@@ -135,15 +135,27 @@ def current(store: Store) -> Learned | None:
     """The flagger in use; None where none was trained.
 
     Raises:
-        DataError: its file is not what was written.
+        DataError: its file is not what was written, or a trueup wrote it that looked at other
+            columns.
     """
-    path = _folder(store) / "current.json"
+    path = _current_file(store)
     return _read(path) if path.is_file() else None
+
+
+def _usable(path: Path) -> Learned | None:
+    """The flagger of this file; one that cannot be used is there to be replaced."""
+    try:
+        return _read(path) if path.is_file() else None
+    except DataError:
+        return None
 
 
 def _read(path: Path) -> Learned:
     try:
-        return Learned.model_validate_json(path.read_text("utf-8"))
+        found = Learned.model_validate_json(path.read_text("utf-8"))
+        if found.columns != COLUMNS:
+            raise ValueError("learned from other columns, by another version of trueup")
+        return found
     except (ValueError, OSError) as error:
         raise DataError(
             f"The learned flagger {path} cannot be read",
@@ -151,6 +163,10 @@ def _read(path: Path) -> Learned:
             expected="the file that 'trueup flag train' wrote",
             next="train it again, or set flag.learned = false",
         ) from None
+
+
+def _current_file(store: Store) -> Path:
+    return _folder(store) / "current.json"
 
 
 def _folder(store: Store) -> Path:

@@ -103,10 +103,11 @@ def weak_share(store: Store) -> tuple[Interval | None, int, int]:
 
     Horvitz & Thompson 1952 with Hajek's denominator, p the chance of each to be in the slice, and
     Wilson's interval at Kish's effective number. It assumes that labels within the slice do not
-    come first to the weak ones; labelled in full, it rests on nothing but the draw.
+    come first to the weak ones; labelled in full, it rests on nothing but the draw. Thumbs do not
+    count: who is content seldom says so.
     """
     slices = {f.interaction_id: f.signals[SLICE] for f in store.each(Flag) if SLICE in f.signals}
-    said = {key: weak for key, weak in truths(store).items() if key in slices}
+    said = {key: weak for key, weak in truths(store, thumbs=False).items() if key in slices}
     if not said:
         return None, 0, len(slices)
     weights = np.array([1 / slices[key] for key in said])

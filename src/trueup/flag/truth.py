@@ -6,8 +6,8 @@
 3. Without a label: a thumb down is weak, a thumb up is fine.
 
 People come before models and code, and of one kind the newest speaks. Single votes that wait to be
-settled do not count, nor does a user's edit, which says that the answer can be bettered and always
-wins. Answers that something broke off are neither.
+settled do not count, nor does an edit, by a user or a reviewer, which says that the answer can be
+bettered and always wins. Answers that something broke off are neither.
 """
 
 from trueup.records import Feedback, Interaction, Label
@@ -15,14 +15,19 @@ from trueup.store import Store
 
 __all__ = ["truths", "weak_by"]
 
-EDITOR = "feedback:edit"
+EDITS = ("feedback:edit", "review:edit")
+"""Annotator of users' edits, source of reviewers'."""
 BOTH_BAD = "both bad"
 NOTHING = {"withdrawn", "unsettled", "gold question"}
 """Reasons on people's labels that say nothing of the answers: `trueup.label`, `trueup.review`."""
 
 
-def truths(store: Store) -> dict[str, bool]:
-    """By interaction: True where its answer is weak. Those that nobody spoke of are left out."""
+def truths(store: Store, *, thumbs: bool = True) -> dict[str, bool]:
+    """By interaction: True where its answer is weak. Those that nobody spoke of are left out.
+
+    Args:
+        thumbs: count them where there is no label.
+    """
     said: dict[str, tuple[int, str, bool]] = {}
     labels = [one for one in store.each(Label) if one.interaction_id and not one.is_vote]
     replaced = {one.replaces for one in labels if one.replaces}
@@ -39,13 +44,13 @@ def truths(store: Store) -> dict[str, bool]:
             rank = (1 if label.annotator_kind == "human" else 0, label.created_at, weak)
             key = str(label.interaction_id)
             said[key] = max(said.get(key, rank), rank, key=lambda one: one[:2])
-    thumbs: dict[str, tuple[str, bool]] = {}
-    for one in store.each(Feedback):
+    given: dict[str, tuple[str, bool]] = {}
+    for one in store.each(Feedback) if thumbs else ():
         if one.rating is not None:
             told = (one.created_at, one.rating == -1)
-            before = thumbs.get(one.interaction_id, told)
-            thumbs[one.interaction_id] = told if told[0] >= before[0] else before
-    found = {key: weak for key, (_, weak) in thumbs.items() if key not in said}
+            before = given.get(one.interaction_id, told)
+            given[one.interaction_id] = told if told[0] >= before[0] else before
+    found = {key: weak for key, (_, weak) in given.items() if key not in said}
     whole = {one.id for one in store.get_all(Interaction, found) if not one.error}
     found = {key: weak for key, weak in found.items() if key in whole}
     return found | {key: weak for key, (_, _, weak) in said.items()}
@@ -53,9 +58,10 @@ def truths(store: Store) -> dict[str, bool]:
 
 def weak_by(label: Label, answer: str) -> bool | None:
     """What a label says of the logged answer; None where it says nothing of it."""
+    is_edit = label.annotator in EDITS or label.source in EDITS
     own = [s for c, s in zip(label.candidates, label.scores, strict=True) if c.text == answer]
     others = [s for c, s in zip(label.candidates, label.scores, strict=True) if c.text != answer]
-    if not own or (label.annotator_kind == "human" and label.annotator == EDITOR):
+    if not own or (label.annotator_kind == "human" and is_edit):
         return None
     reasons = {reason for some in label.reasons for reason in some}
     if label.annotator_kind == "human" and reasons & NOTHING:

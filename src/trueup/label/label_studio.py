@@ -8,6 +8,7 @@ old, a deleted one withdraws it. People see the two answers in an order drawn fo
 is kept in the task's data; gold questions look like all others.
 """
 
+import http.client
 import json
 import os
 import time
@@ -453,7 +454,7 @@ class LabelStudio:
         if not isinstance(user, int):
             return ""
         if user not in self._users:
-            found = self._call("GET", "/api/users/")
+            found = self._call("GET", "/api/users/", kind=list)
             self._users = {one["id"]: str(one["email"]) for one in found}
         email = self._users.get(user, "")
         return self.config.annotators.get(email, email)
@@ -469,7 +470,8 @@ class LabelStudio:
             "headers": {SECRET_HEADER: secret},
             "actions": list(ACTIONS),
         }
-        hooks = self._call("GET", f"/api/webhooks/?{urlencode({'project': project})}")
+        path = f"/api/webhooks/?{urlencode({'project': project})}"
+        hooks = self._call("GET", path, kind=list)
         same = next((one for one in hooks if one.get("url") == url), None)
         if same is None:
             self._call("POST", "/api/webhooks/", body, again=False)
@@ -478,30 +480,34 @@ class LabelStudio:
 
     # --- one request ------------------------------------------------------------------------------
 
-    def _call(self, method: str, path: str, body: Any = None, *, again: bool = True) -> Any:
+    def _call(
+        self, method: str, path: str, body: Any = None, *, again: bool = True, kind: type = dict
+    ) -> Any:
         """The JSON that the server answers.
 
         Args:
             again: False where asking twice could do a thing twice.
+            kind: what it must be, or it is some other server's.
         """
         may_refresh = "." in self._token
         for tries in range(self.config.max_retries + 1):
             is_last = not again or tries == self.config.max_retries
             try:
-                return self._once(method, path, body, self._authorization())
+                return self._once(method, path, body, self._authorization(), kind)
             except urllib.error.HTTPError as error:
                 said = error.read(2000).decode(errors="replace")
                 if error.code == 401 and may_refresh and self._access:
                     self._access, may_refresh = "", False  # five minutes are over
                     if not again:
-                        return self._call(method, path, body, again=False)
+                        return self._call(method, path, body, again=False, kind=kind)
                     continue
                 if error.code not in BUSY or is_last:
                     raise self._refused(method, path, error.code, said) from None
                 wait = _seconds(error.headers.get("Retry-After"), 0.25 * 2**tries)
             except TrueupError:
                 raise
-            except (OSError, ValueError) as error:  # out of reach, or no JSON
+            # out of reach, broken off, or no such JSON
+            except (OSError, ValueError, http.client.HTTPException) as error:
                 if is_last:
                     raise self._away(method, path, error) from error
                 wait = 0.25 * 2**tries
@@ -514,15 +520,18 @@ class LabelStudio:
         if not self._access:
             try:
                 body = {"refresh": self._token}
-                self._access = str(self._once("POST", "/api/token/refresh", body, "")["access"])
+                found = self._once("POST", "/api/token/refresh", body, "", dict)
             except urllib.error.HTTPError as error:
                 if error.code in BUSY:
                     raise
                 said = error.read(2000).decode(errors="replace")
                 raise self._refused("POST", "/api/token/refresh", error.code, said) from None
+            if "access" not in found:
+                raise ValueError("no access token for this one")
+            self._access = str(found["access"])
         return f"Bearer {self._access}"
 
-    def _once(self, method: str, path: str, body: Any, authorization: str) -> Any:
+    def _once(self, method: str, path: str, body: Any, authorization: str, kind: type) -> Any:
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if authorization:
             headers["Authorization"] = authorization
@@ -531,7 +540,10 @@ class LabelStudio:
         request = urllib.request.Request(url, data, headers, method=method)
         with self._open(request, timeout=self.config.timeout_s) as answer:
             text = answer.read()
-        return json.loads(text) if text else {}
+        found = json.loads(text) if text else {}
+        if not isinstance(found, kind):
+            raise ValueError(f"{str(found)[:100]!r} in place of a {kind.__name__}")
+        return found
 
     def _refused(self, method: str, path: str, status: int, said: str) -> Exception:
         what = f"Label Studio at {self.config.url} refused {method} {path.partition('?')[0]}"

@@ -94,9 +94,7 @@ def _ask_people(store: Store, config: LabelConfig, champion: StoredModel) -> Non
 def _waiting(store: Store, champion: StoredModel, max_tokens: int) -> list[Interaction]:
     """Flagged interactions to label, the worst first, each prompt once. What people are asked about
     already is not asked of a judge, too, nor the other way round."""
-    # those drawn by chance come first: a rate rests on them all, not on the worst of them
-    raised = store.each(Flag, raised=True)
-    flags = sorted(raised, key=lambda f: ("random" not in f.reasons, -f.score))
+    flags = sorted(store.each(Flag, raised=True), key=_turn)
     judged: list[Label | ReviewTask] = [
         *(one for one in store.each(Label) if one.annotator_kind != "human"),
         *(one for one in store.each(ReviewTask) if one.interaction_id),
@@ -112,6 +110,14 @@ def _waiting(store: Store, champion: StoredModel, max_tokens: int) -> list[Inter
         if champion.fits(interaction.prompt, max_tokens):
             waiting.append(interaction)
     return waiting
+
+
+def _turn(flag: Flag) -> tuple[bool, str | float]:
+    """Those drawn by chance come first, in the order of their hashes: a rate rests on them, and
+    not on the worst of them where some are not labelled yet. Then the worst."""
+    if "random" in flag.reasons:
+        return False, flag.interaction_id
+    return True, -flag.score
 
 
 def _fresh(

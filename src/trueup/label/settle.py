@@ -1,9 +1,10 @@
 """Many votes become one label, which is what the next stages learn from."""
 
-from typing import NamedTuple
+from collections import Counter
+from typing import Any, NamedTuple
 
 from trueup.label.config import LabelConfig
-from trueup.label.votes import Choice, choice_of
+from trueup.label.votes import EDIT, Choice, choice_of
 from trueup.label.weigh import Outcome, Weighed, weigh
 from trueup.records import Label, ReviewTask
 from trueup.store import Store
@@ -11,6 +12,7 @@ from trueup.store import Store
 __all__ = ["Settled", "settle"]
 
 UNSETTLED = "unsettled"
+LEFT_OUT = "left out"
 SOURCE = "people"
 VERSION = 1
 """Of how votes are settled; it is part of the annotator's name on the label."""
@@ -30,7 +32,8 @@ def settle(store: Store, config: LabelConfig) -> Settled:
     Writes:  one Label a task, by `people:METHOD/VERSION`, whose parents are the votes; its margin
              is the confidence, and a tie or both bad has none. Where the votes have changed since,
              another that replaces it; where they do not say enough any more, an unsettled one,
-             which gives no pair.
+             which gives no pair. What annotators mended who fail gold questions is set aside by
+             one that prefers nothing, and comes back when they fail no more.
     Skips:   gold questions; tasks with fewer votes than `overlap`, or whose confidence is below
              `min_confidence`; votes of annotators who fail gold questions.
     Again:   writes nothing until there are new votes; a confidence that others' votes have moved
@@ -51,6 +54,7 @@ def settle(store: Store, config: LabelConfig) -> Settled:
             written.append(_label(task, outcome, name, last))
         elif last and _said(last) != UNSETTLED:
             written.append(_unsettled(task, outcome, name, last))
+    written += _edits(store, {one.name for one in weighed.annotators if one.left_out})
     store.add_all(written)
     return Settled(written, weighed)
 
@@ -93,6 +97,28 @@ def _unsettled(task: ReviewTask, outcome: Outcome | None, name: str, last: Label
         vote_ids=outcome.vote_ids if outcome else last.vote_ids,
         comment=how,
     )
+
+
+def _edits(store: Store, out: set[str]) -> list[Label]:
+    """What sets aside the edits of those who are left out, and brings back those of others."""
+    edits = list(store.each(Label, source=EDIT))
+    times = Counter(one.replaces for one in edits)
+    made = []
+    for one in (one for one in edits if not times[one.id]):
+        is_aside = (LEFT_OUT,) in one.reasons
+        if one.annotator in out and one.scores[0] > one.scores[1]:
+            why = ((LEFT_OUT,), (LEFT_OUT,))
+            made.append(_again(one, scores=(0.0, 0.0), reasons=why))
+        # where the person has mended the answer anew meanwhile, that is what counts
+        elif one.annotator not in out and is_aside and times[one.replaces] == 1:
+            made.append(_again(one, scores=(1.0, 0.0), reasons=()))
+    return made
+
+
+def _again(edit: Label, **other: Any) -> Label:
+    """The same edit, saying something else, in the place of the one before."""
+    kept = edit.model_dump(exclude={"id", "created_at"})
+    return Label.model_validate(kept | other | {"replaces": edit.id})
 
 
 def _made(

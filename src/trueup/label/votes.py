@@ -24,6 +24,7 @@ from trueup.store import Store
 
 __all__ = [
     "CHOICES",
+    "EDIT",
     "REVIEW",
     "SECOND_LOOK",
     "Choice",
@@ -45,6 +46,9 @@ REVIEW = "review"
 
 SECOND_LOOK = "review:second-look"
 """Source of a lead's vote on a task that others disagree on: where there is one, it decides."""
+
+EDIT = "review:edit"
+"""Source of an edit: a label without a task, the edited text over the answer it mends."""
 
 SCORES: dict[Choice, tuple[float, float]] = {
     "first": (1.0, 0.0),

@@ -13,13 +13,14 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, and_, delete, exists, func, insert, or_, select, text, update
 
 from trueup.errors import DataError
 from trueup.label.config import LabelConfig
-from trueup.label.votes import REVIEW, Choice, choice_of, vote
+from trueup.label.votes import EDIT, REVIEW, SECOND_LOOK, Choice, choice_of, vote
 from trueup.label.weigh import fails_gold
 from trueup.privacy import Scrub
 from trueup.records import Completion, Label, ReviewTask
@@ -28,10 +29,7 @@ from trueup.review.standing import Standing, Vote
 from trueup.store import Store, storage_errors
 from trueup.store.tables import REVIEW_ASSIGNMENTS, REVIEW_HISTORY, REVIEW_LEASES, REVIEW_USERS
 
-__all__ = ["EDIT", "Deed", "Desk", "Progress", "Said"]
-
-EDIT = "review:edit"
-"""Source of an edit: a label without a task, the edited text over the answer it mends."""
+__all__ = ["Deed", "Desk", "Progress", "Said"]
 
 DONE = ("vote", "skip")
 POSTGRES_LOCK = 8410
@@ -158,7 +156,7 @@ class Desk:
         return {name for name, (right, asked) in marks if fails_gold(right, asked, self._label)}
 
     def _open_assignments(self, connection: Connection, known: Standing) -> list[Any]:
-        """Those that are neither answered nor skipped."""
+        """Those that are neither answered nor skipped, nor erased."""
         given, mine = REVIEW_ASSIGNMENTS.c, REVIEW_HISTORY.c
         skipped = and_(
             mine.name == given.name, mine.task_id == given.task_id, mine.action == "skip"
@@ -168,7 +166,8 @@ class Desk:
         return [
             one
             for one in _rows(connection, query)
-            if one.task_id not in known.by_person.get(one.name, nothing)
+            if one.task_id in known.tasks
+            and one.task_id not in known.by_person.get(one.name, nothing)
         ]
 
     def _gold_for(self, name: str, known: Standing) -> list[str]:
@@ -212,20 +211,25 @@ class Desk:
         """Write what a person answered, in the place of what they answered to this task before."""
         if said.choice is None:
             raise DataError("An answer is missing", expected="one of the four, or a skip")
-        edits = self._write(name, task, said, said.choice, source)
-        self._note(name, task.id, "vote", edits)
+        with self._lock:  # of two deeds of one person the second must find the first whole
+            edits = self._write(name, task, said, said.choice, source)
+            self._note(name, task.id, "vote", edits)
 
     def skip(self, name: str, task: ReviewTask) -> None:
         """Leave a task to others; an answer given before is withdrawn."""
-        edits = self._write(name, task, Said(), "withdrawn", REVIEW)
-        self._note(name, task.id, "skip", edits)
+        with self._lock:
+            edits = self._write(name, task, Said(), "withdrawn", REVIEW)
+            self._note(name, task.id, "skip", edits)
 
     def undo(self, name: str) -> tuple[ReviewTask, Said] | None:
         """Take back the last vote or skip; its task, and what was said. None if there is none."""
+        with self._lock:
+            return self._undo(name)
+
+    def _undo(self, name: str) -> tuple[ReviewTask, Said] | None:
         mine = REVIEW_HISTORY.c
-        done = select(REVIEW_HISTORY).where(mine.name == name, mine.action.in_(DONE))
-        with self._reading() as (connection, _):
-            last = connection.execute(done.order_by(mine.seq.desc()).limit(1)).first()
+        with self._reading() as (connection, known):
+            last = next(self._deeds(connection, known, name), None)
         if last is None:
             return None
         task = self._store.get(ReviewTask, last.task_id)
@@ -268,6 +272,8 @@ class Desk:
             Ids of the newest edits, one a candidate; empty where there never was one.
         """
         before, labels = self._newest(name, task.id), []
+        if before and before.source == SECOND_LOOK:
+            source = SECOND_LOOK  # whoever has seen the others' votes does not vote like them again
         made = vote(
             task,
             choice,
@@ -340,10 +346,8 @@ class Desk:
 
     def history(self, name: str, limit: int = 50) -> list[Deed]:
         """What this person did, the newest first."""
-        mine = REVIEW_HISTORY.c
-        query = select(REVIEW_HISTORY).where(mine.name == name, mine.action.in_(DONE))
         with self._reading() as (connection, known):
-            rows = _rows(connection, query.order_by(mine.seq.desc()).limit(limit))
+            rows = list(islice(self._deeds(connection, known, name), limit))
             votes = {one.task_id: known.votes.get(one.task_id, {}).get(name) for one in rows}
         ids = [one.label_id for one in votes.values() if one]
         ids += [edit for row in rows for edit in json.loads(row.label_ids)]
@@ -363,6 +367,13 @@ class Desk:
                 )
             )
         return deeds
+
+    def _deeds(self, connection: Connection, known: Standing, name: str) -> Iterator[Any]:
+        """A person's votes and skips, the newest first, of tasks that were not erased since."""
+        mine = REVIEW_HISTORY.c
+        query = select(REVIEW_HISTORY).where(mine.name == name, mine.action.in_(DONE))
+        rows = connection.execute(query.order_by(mine.seq.desc()))
+        return (row for row in rows if row.task_id in known.tasks)
 
     def progress(self, name: str) -> Progress:
         """How far this person and everybody are."""

@@ -46,6 +46,8 @@ REASONS: dict[str, tuple[str, ...]] = {
 HAND_OVER = 0.2
 """Of the time that a commit waits for company, how long a batch for the process beside does."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 1.0
+LAST_S = 5.0
+"""At the end: for what a process beside that hung gave back."""
 PASSING = (
     *("locked", "busy", "full", "no space", "i/o", "unable to open", "connect", "timeout"),
     *("deadlock", "could not serialize", "read-only transaction", "recovery"),
@@ -112,7 +114,7 @@ class Recorder:
         self._ledger = self._open_ledger()
         self._company_s, self._breath_s = config.commit_ms / 1000, breath_s
         if beside:
-            beside.open(self._ledger.path if self._ledger else None)
+            beside.open(self._ledger.path if self._ledger else None, store)
             self._company_s *= HAND_OVER
         self._thread = threading.Thread(target=self._write_all, name="trueup-capture", daemon=True)
         self._thread.start()
@@ -298,6 +300,7 @@ class Recorder:
         self._thread.join(timeout_s)
         if self._beside and not self._beside.close(max(1.0, self._closing_at - time.monotonic())):
             self._warn("closed", "Capture was closed before its writer was through")
+        self._thread.join(LAST_S)
         with self._lock:
             if self._thread.is_alive():
                 self._warn("closed", f"Capture was closed with {self._unsettled} records unwritten")

@@ -298,9 +298,10 @@ class Recorder:
                 self._closing_at = time.monotonic() + timeout_s
             self._work.notify_all()
         self._thread.join(timeout_s)
-        if self._beside and not self._beside.close(max(1.0, self._closing_at - time.monotonic())):
-            self._warn("closed", "Capture was closed before its writer was through")
-        self._thread.join(LAST_S)
+        if self._beside:
+            if not self._beside.close(max(1.0, self._closing_at - time.monotonic())):
+                self._warn("closed", "Capture was closed before its writer was through")
+            self._thread.join(LAST_S)
         with self._lock:
             if self._thread.is_alive():
                 self._warn("closed", f"Capture was closed with {self._unsettled} records unwritten")

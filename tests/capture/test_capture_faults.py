@@ -14,7 +14,10 @@ import pytest
 
 from mounts import on_a_disk_of
 from trueup.capture import CaptureConfig, Recorder
+from trueup.capture.importer import import_file
 from trueup.capture.ledger import Ledger, crashes
+from trueup.errors import StorageError
+from trueup.privacy import PrivacyConfig, Scrubber
 from trueup.records import Completion, Interaction, Message
 from trueup.store import Store
 
@@ -213,6 +216,69 @@ def test_a_lock_that_stays_is_given_up_and_counted(tmp_path, monkeypatch) -> Non
     other.close()
     recorder.close()
     store.close()
+
+
+@pytest.fixture
+def locked(tmp_path, monkeypatch):
+    """A store that somebody else is writing to, until `ROLLBACK`."""
+    monkeypatch.setattr("trueup.store.engine.LOCK_TIMEOUT_S", 0.05)
+    store = Store(tmp_path)
+    database = sqlite3.connect(tmp_path / "store.sqlite", isolation_level=None)
+    database.execute("BEGIN IMMEDIATE")
+    yield store, database
+    database.close()
+    store.close()
+
+
+def asked_by(user: str) -> Interaction:
+    one = interaction(f"r-{user}").model_copy(update={"user": user, "tenant": "new"})
+    return one.model_copy(update={"id": one.expected_id()})
+
+
+def test_a_lock_delays_the_key_of_a_new_tenants_pseudonyms_and_loses_nothing(locked) -> None:
+    store, database = locked
+    recorder = Recorder(store, CaptureConfig(), scrub=Scrubber(PrivacyConfig(), store))
+    for user in ("ann", "bob"):
+        recorder.record(asked_by(user))
+    with pytest.raises(StorageError, match="locked"):  # who waits is told to send it again
+        recorder.keep([[asked_by("eve")]])
+    database.execute("ROLLBACK")
+    assert recorder.flush()
+    counts = recorder.counters
+    assert (counts["sent"], counts["captured"], counts["failed"]) == (2, 2, 0)
+    assert store.count(Interaction) == 2
+    recorder.close()
+
+
+def test_a_lock_that_stays_costs_records_without_a_key_and_is_counted(locked) -> None:
+    store, _ = locked
+    config = CaptureConfig(retry_s=0)
+    recorder = Recorder(store, config, scrub=Scrubber(PrivacyConfig(), store))
+    for user in ("ann", "bob"):
+        recorder.record(asked_by(user))
+    assert recorder.flush()
+    assert recorder.reasons["failed", "storage"] == recorder.counters["sent"] == 2
+    assert not recorder.counters["waiting"]
+    recorder.close()
+    assert crashes(store) == []
+
+
+def test_an_import_into_a_locked_store_stops_and_skips_no_row(locked, tmp_path) -> None:
+    store, database = locked
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"prompt": "a?", "completion": "b.", "user": "ann", "tenant": "new"}\n')
+    scrubber = Scrubber(PrivacyConfig(), store)
+
+    def scrub(record: Interaction) -> Interaction:
+        try:
+            return scrubber(record)
+        finally:
+            if database.in_transaction:
+                database.execute("ROLLBACK")
+
+    with pytest.raises(StorageError, match="locked"):
+        import_file(store, file, scrub=scrub)
+    assert import_file(store, file, scrub=scrub).new == 1
 
 
 def test_a_full_disk_that_gets_room_again_costs_nothing(tmp_path: Path) -> None:

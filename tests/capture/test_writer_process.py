@@ -1,7 +1,9 @@
 """The writer beside: the same account as the thread's, through kills of either of the two."""
 
+import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -171,7 +173,68 @@ def test_a_writer_that_is_killed_is_replaced_by_the_gateway_itself(start, caplog
     assert told["lost_in_crashes"] == 150 - len(stored)
     assert not told["waiting"]
     balance(recorder)
+    recorder.close()
     assert "The writer of captures died" in caplog.text
+    assert "closed before" not in caplog.text, "nothing was left to do"
+
+
+def test_a_writer_that_hangs_does_not_hold_up_the_end_nor_what_it_never_took(start) -> None:
+    recorder, beside, store = start()
+    recorder.record_later(heard(0), size=100)
+    assert recorder.flush()
+    os.kill(beside.pid, signal.SIGSTOP)
+    for i in range(1, 5):
+        recorder.record_later(heard(i, text="long " * 100_000), size=100)  # more than a line holds
+    began = time.monotonic()
+    recorder.close(1.0)
+    assert time.monotonic() - began < 20
+    assert store.count(Interaction) == 5
+    assert recorder.counters["captured"] == 5
+    balance(recorder)
+
+
+def test_an_earlier_loss_under_the_same_process_id_is_not_counted_again(start) -> None:
+    recorder, beside, store = start()
+    earlier = [f"{beside.pid}-0", "2026-01-01T00:00:00.000+00:00", 9, 7]
+    line = dict(zip(("process", "started_at", "accepted", "lost"), earlier, strict=True))
+    (store.folder / "capture" / "crashes.jsonl").write_text(json.dumps(line))
+    recorder.record_later(heard(1), size=100)
+    assert recorder.flush()
+    os.kill(beside.pid, signal.SIGKILL)
+    recorder.record_later(heard(2), size=100)
+    assert recorder.flush()
+    assert recorder.counters["lost_in_crashes"] == 0 and recorder.counters["captured"] == 2
+
+
+def test_what_a_writer_takes_with_it_is_lost_also_where_the_store_is_locked(start) -> None:
+    recorder, beside, store = start()
+    assert recorder.flush()
+    database = sqlite3.connect(store.folder / "store.sqlite", isolation_level=None)
+    database.execute("BEGIN IMMEDIATE")
+    for i in range(5):
+        recorder.record_later(heard(i), size=100)
+    while recorder.counters["sent"] < 5 or recorder._handed < 5:
+        time.sleep(0.01)
+    os.kill(beside.pid, signal.SIGKILL)
+    time.sleep(0.1)
+    told = recorder.counters
+    database.execute("ROLLBACK")
+    database.close()
+    assert (told["captured"], told["lost_in_crashes"]) == (0, 5)
+    balance(recorder)
+
+
+def test_the_writer_imports_nothing_from_the_folder_it_was_started_in(
+    tmp_path: Path, monkeypatch, start
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "logging.py").write_text("raise SystemExit(1)")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    recorder, beside, store = start()
+    recorder.record_later(heard(1), size=100)
+    assert recorder.flush() and store.count(Interaction) == 1
+    os.kill(beside.pid, 0)
+    assert os.getsid(beside.pid) != os.getsid(0), "a terminal's hang-up is not meant for it"
 
 
 def test_a_writer_that_never_starts_costs_nothing(tmp_path: Path, monkeypatch) -> None:

@@ -1,5 +1,10 @@
 """Feedback over HTTP: on disk when answered, however quick the user is."""
 
+import json
+import sqlite3
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import httpx
 import pytest
 
@@ -15,7 +20,7 @@ def ask(gateway, **more: object) -> str:
 
 
 def say(gateway, **said: object) -> httpx.Response:
-    return gateway.http.post("/v1/feedback", json=said)
+    return gateway.http.post("/v1/feedback", content=json.dumps(said))
 
 
 def test_feedback_right_after_the_answer_hangs_on_it_and_is_on_disk(gateway) -> None:
@@ -69,6 +74,8 @@ def test_feedback_on_nothing_we_know_is_a_404(open_gateway, engine) -> None:
         {"rating": 1, "stars": 5},
         {"edit": 3},
         {"edit": ""},
+        {"edit": "half \ud83d"},
+        {"comment": "half \ud83d"},
         {"rating": 1, "edit": " \n"},
         {"rating": 1, "interaction_id": "interaction_00"},
     ],
@@ -94,3 +101,28 @@ def test_feedback_that_cannot_be_written_is_not_acknowledged(gateway) -> None:
         )
     answer = say(gateway, request_id=request_id, rating=1)
     assert answer.status_code == 503 and "free some space" in answer.json()["error"]["message"]
+
+
+def test_feedback_ahead_of_a_store_that_is_behind_is_to_be_sent_again(gateway, monkeypatch) -> None:
+    monkeypatch.setattr(gateway.recorder, "flush", lambda: False)
+    answer = say(gateway, request_id="chatcmpl-x", rating=-1)
+    assert answer.status_code == 503 and "send it again" in answer.json()["error"]["message"]
+
+
+def test_feedback_that_waits_for_a_locked_store_holds_up_nobody_else(gateway) -> None:
+    request_id = ask(gateway)
+    assert gateway.recorder.flush()
+    database = sqlite3.connect(gateway.store.folder / "store.sqlite", isolation_level=None)
+    database.execute("BEGIN IMMEDIATE")
+    with ThreadPoolExecutor(40) as users:
+        thumbs = [users.submit(say, gateway, request_id=request_id, rating=1) for _ in range(40)]
+        time.sleep(0.5)
+        began = time.monotonic()
+        try:
+            assert ask(gateway)
+            assert gateway.http.get("/health").status_code == 200
+            took = time.monotonic() - began
+        finally:
+            database.execute("ROLLBACK")
+            database.close()
+        assert took < 10 and {one.result().status_code for one in thumbs} == {200}

@@ -157,6 +157,15 @@ def test_the_tenant_is_kept_and_the_key_shows_nowhere(guarded, capfd) -> None:
     assert "Hello?" not in "".join(lines)
 
 
+def test_a_key_that_comes_as_the_id_of_a_request_is_no_id(guarded, capfd) -> None:
+    gateway, _ = guarded
+    for given, is_kept in (("my-id", True), (CHAT_ONLY, False)):
+        headers = {"Authorization": f"Bearer {CHAT_ONLY}", "x-request-id": given}
+        answer = gateway.http.get("/v1/models", headers=headers)
+        assert (answer.headers["x-request-id"] == given) == is_kept
+    assert CHAT_ONLY not in "".join(wait_for_log(capfd, 2))
+
+
 def test_mirrored_traffic_has_the_tenant_of_its_key(open_gateway) -> None:
     keys = ({"name": "m", "tenant": "green", "scopes": ["capture"], "sha256": digest(ALL)},)
     entry = {

@@ -198,6 +198,8 @@ def test_a_thumb_down_brings_in_what_the_rate_left_out(open_mirror) -> None:
          "rating is neither 1 nor -1"),
         ({"request": ASKED, "response": SAID, "feedback": {"edit": " "}},
          "edit is empty: leave it out, or say what is better"),
+        ({"request": ASKED, "response": SAID, "feedback": {"comment": "half \ud83d"}},
+         "text is not valid Unicode"),
         ({"request": ASKED | {"messages": [{"role": "\ud800", "content": "Hello?"}]},
           "response": SAID}, "text is not valid Unicode"),
         ({"request": ASKED, "response": SAID, "feedback": {"stars": 5}},

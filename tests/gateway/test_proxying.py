@@ -267,8 +267,8 @@ def test_what_is_not_text_passes_and_is_counted(proxy, more) -> None:
 
 
 def test_half_of_a_character_does_not_cost_its_neighbours(proxy) -> None:
-    broken = [{"role": "user", "content": "\ud800"}]  # passes as JSON, fits no database
-    body = json.dumps({"messages": broken})
+    # passes as JSON, fits no database
+    body = json.dumps({"model": "\ud800", "messages": HELLO})
     assert proxy.http.post("/v1/chat/completions", content=body).status_code == 200
     raw(proxy.url, {"messages": HELLO})
     assert len(proxy.interactions()) == 1 and proxy.recorder.counters["failed"] == 1

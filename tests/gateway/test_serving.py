@@ -17,11 +17,13 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from trueup.capture import CaptureConfig
+from trueup.capture.beside import COMMAND, WriterProcess, WriterSetup
 from trueup.config import validate
 from trueup.errors import ConfigError
 from trueup.gateway.app import create_app
 from trueup.gateway.config import ServeConfig
 from trueup.gateway.serve import listen
+from trueup.privacy import PrivacyConfig
 from trueup.records import Interaction
 from trueup.store import Store
 
@@ -119,3 +121,18 @@ def wait_for(url: str) -> None:
         except httpx.TransportError:
             time.sleep(0.05)
     raise AssertionError("the server did not start")
+
+
+def test_the_first_requests_find_the_writer_there(tmp_path: Path, run_app, monkeypatch) -> None:
+    slow = f"import time; time.sleep(2); {COMMAND}"
+    monkeypatch.setattr("trueup.capture.beside.COMMAND", slow)
+    store, config = Store(tmp_path), CaptureConfig(queue_size=100)
+    with run_app(Starlette(routes=[Route("/v1/chat/completions", answer, methods=["POST"])])) as up:
+        beside = WriterProcess(WriterSetup(store.folder, None, CaptureConfig(), PrivacyConfig()))
+        app = create_app(store, ServeConfig(upstream=up), config, None, beside=beside)
+        with run_app(app) as url, httpx.Client(base_url=url, timeout=60) as http:
+            for _ in range(120):
+                assert http.post("/v1/chat/completions", json=CHAT).status_code == 200
+            assert app.state.recorder.flush()
+            assert app.state.recorder.counters["captured"] == 120
+    store.close()

@@ -168,6 +168,15 @@ def test_bytes_that_are_no_utf8_cost_their_character_alone() -> None:
     assert kept.completion.text == "\ufffd\ufffd two" and kept.error == ""
 
 
+def test_halves_of_characters_are_put_together_and_one_alone_costs_itself() -> None:
+    asked = {**HELLO, "messages": [{"role": "user", "content": "cut off \ud83d"}]}
+    said = stream({"content": "so \ud83d"}, {"content": "\ude00 and \ude00."})
+    (kept,) = transcribe(asked, said, stream=True)
+    assert kept.prompt[0].content == "cut off \ufffd"
+    assert kept.completion.text == "so \U0001f600 and \ufffd." and not kept.error
+    kept.model_dump_json().encode()
+
+
 def test_a_packed_answer_is_unpacked_for_the_record_and_a_bomb_is_not(monkeypatch) -> None:
     packed = gzip.compress(whole({"content": "Hi."}))
     assert transcribe(HELLO, packed, encoding="gzip")[0].completion.text == "Hi."

@@ -105,6 +105,29 @@ def test_serving_embeds_in_a_process_beside_it_that_ends_with_it(project: Projec
     wait_for(lambda: "--watch" not in command_of(child))
 
 
+STARTED_AND_GONE = """
+import os, sys
+from pathlib import Path
+from trueup.vectors.beside import embedding_beside
+from trueup.vectors.config import VectorsConfig
+
+with embedding_beside(VectorsConfig(while_serving=True), Path(sys.argv[1]), ()):
+    print(Path(f"/proc/self/task/{os.getpid()}/children").read_text(), flush=True)
+    os._exit(9)
+"""
+
+
+def test_an_embedding_process_whose_server_dies_at_once_ends_as_well(project: Project) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", STARTED_AND_GONE, str(project.folder)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    (child,) = done.stdout.split()
+    wait_for(lambda: "--watch" not in command_of(child))
+
+
 def replace(store: Store, one: Interaction, other: Interaction) -> None:
     """In one transaction, so that nobody sees another number of them."""
     table = TABLES[Interaction]

@@ -14,6 +14,8 @@ import logging
 import os
 import pickle
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -25,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trueup.capture.config import CaptureConfig
-from trueup.capture.ledger import Handover, crashes
+from trueup.capture.ledger import Handover, crashes, now
 from trueup.errors import StorageError
 from trueup.privacy import PrivacyConfig, Scrubber
 from trueup.records import Interaction
@@ -42,13 +44,20 @@ BREATH_S = 5e-5
 """Its sleep between two records. A kernel may let whoever runs go on for 4 ms before another gets
 the processor, and that is what the slowest requests would wait."""
 ANSWER_S = 120.0
-"""A writer that says nothing for so long is taken for dead."""
+"""A writer that says or takes nothing for so long is taken for dead."""
 BUSY_S = 0.5
 """Who asks how it stands waits no longer while others are served."""
 FLUSH_S = 0.05
 """How long the line is held at a time while somebody waits for the disk."""
 
-COMMAND = "import sys; from trueup.capture.beside import main; main(int(sys.argv[1]))"
+END_S = 5.0
+"""How long one that was told to end may take for it."""
+
+COMMAND = (
+    "import sys; sys.path[:] = sys.argv[2:]; "
+    "from trueup.capture.beside import main; main(int(sys.argv[1]))"
+)
+"""With our own search path: the folder that we were started in may hold a `logging.py`."""
 
 _log = logging.getLogger(__name__)
 
@@ -85,15 +94,19 @@ class WriterProcess:
     def __init__(self, setup: WriterSetup) -> None:
         """Start it. It takes a second or two; what is handed over meanwhile waits."""
         self._setup, self._told = setup, Told({}, {})
+        self._store: Store | None = None
         self._lock = threading.Lock()
         self._is_gone = False
+        self._since = now()
         self._line, theirs = Pipe()
+        _hurry_sends(self._line)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", COMMAND, str(theirs.fileno())],
+                [sys.executable, "-c", COMMAND, str(theirs.fileno()), *sys.path],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
+                start_new_session=True,  # a terminal's Ctrl-C or hang-up is meant for the gateway
             )
 
     @property
@@ -101,12 +114,14 @@ class WriterProcess:
         """Its process."""
         return self._process.pid
 
-    def open(self, account: Path | None) -> None:
+    def open(self, account: Path | None, store: Store) -> None:
         """Tell it what to do.
 
         Args:
             account: of our ledger; there it notes what it took over.
+            store: the same as its own, to see what it left behind.
         """
+        self._store = store
         with contextlib.suppress(OSError):  # if it is gone already, the first batch shows it
             self._line.send((self._setup, account))
 
@@ -156,17 +171,24 @@ class WriterProcess:
 
     def close(self, timeout_s: float) -> bool:
         """Have it write what it has, and end; False if that took too long."""
-        told = self._or("close", None, timeout_s)
-        with self._lock:
-            if told:
+        if not self._lock.acquire(timeout=timeout_s):
+            self._process.kill()  # it hangs; who stands in line with it is set free, and buries it
+            return False
+        try:
+            with contextlib.suppress(_Gone):
+                message = pickle.dumps(("close", (timeout_s,)))
+                told = self._answer(message, timeout_s + END_S)
                 self._told = told._replace(handed=self._told.handed)
             self._is_gone = True
             self._line.close()
+        finally:
+            self._lock.release()
         try:
-            self._process.wait(5)
+            self._process.wait(END_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
-        return bool(told) and not self._told.counters["waiting"]
+            self._process.wait()
+        return not self._told.counters.get("waiting")
 
     def _or(self, verb: str, otherwise: Any, *given: Any) -> Any:
         try:
@@ -178,12 +200,12 @@ class WriterProcess:
     def _ask(self, verb: str, *given: Any) -> Any:
         return self._answer(pickle.dumps((verb, given)))
 
-    def _answer(self, message: bytes) -> Any:
+    def _answer(self, message: bytes, patience_s: float = ANSWER_S) -> Any:
         if self._is_gone:
             raise _Gone
         try:
             self._line.send_bytes(message)
-            if not self._line.poll(ANSWER_S):
+            if not self._line.poll(patience_s):
                 raise EOFError
             answer = self._line.recv()
         except (EOFError, OSError):
@@ -199,7 +221,7 @@ class WriterProcess:
         self._process.kill()
         self._process.wait()
         _log.warning("The writer of captures died (%s)", self._process.returncode)
-        lost = _lost(self._setup, self.pid)
+        lost = self._lost()
         counts, reasons = Counter(self._told.counters), Counter(self._told.reasons)
         # of those that waited when it last spoke, what its ledger does not miss had arrived
         arrived = max(0, counts["waiting"] - lost)
@@ -209,16 +231,25 @@ class WriterProcess:
         counts["waiting"] = 0
         self._told = Told(counts, reasons, self._told.handed, lost)
 
-
-def _lost(setup: WriterSetup, pid: int) -> int:
-    try:
-        store = Store(setup.folder, url=setup.url)
+    def _lost(self) -> int:
+        """What it took with it; where the store cannot say, all that waited."""
+        if self._store is None:
+            return 0
         try:
-            return sum(one.lost for one in crashes(store) if one.process.startswith(f"{pid}-"))
-        finally:
-            store.close()
-    except StorageError:
-        return 0
+            found = crashes(self._store)
+        except StorageError:
+            return self._told.counters.get("waiting", 0)
+        # in a container the same few process ids are given out at every start
+        mine = (one for one in found if one.started_at >= self._since)
+        return sum(one.lost for one in mine if one.process.startswith(f"{self.pid}-"))
+
+
+def _hurry_sends(line: Connection) -> None:
+    """A process that does not read must not hold up who writes to it for longer than the answer
+    may take: what does not go through by then is an OSError."""
+    with socket.socket(fileno=os.dup(line.fileno())) as same:
+        most = struct.pack("ll", int(ANSWER_S), 0)
+        same.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, most)
 
 
 # --- the writer's end -----------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from pydantic_core import from_json
 
 from trueup.capture.plain import PlainRows
 from trueup.capture.shapes import SHAPES, Origin, Skip, to_record
-from trueup.errors import ConfigError, DataError
+from trueup.errors import ConfigError, DataError, StorageError
 from trueup.privacy import Scrub, Scrubber
 from trueup.progress import task
 from trueup.records import AnnotatorKind, Interaction, Label, Record
@@ -163,6 +163,8 @@ class _Tally:
             return record
         try:
             return _identified(self.scrub(record))
+        except StorageError:  # of the key to a pseudonym: no fault of the row's
+            raise
         except Exception as error:
             raise Skip("could not be scrubbed", type(error).__name__) from None
 

@@ -25,7 +25,7 @@ from trueup.records import Interaction
 from trueup.store import Store, storage_errors
 from trueup.store.tables import ERASED, TABLES
 
-__all__ = ["Crash", "Handover", "Ledger", "crashes"]
+__all__ = ["Crash", "Handover", "Ledger", "crashes", "now"]
 
 PAGE = 4096
 MAGIC = 0x7472756575700002
@@ -72,7 +72,7 @@ class Ledger:
             unlocked.unlink(missing_ok=True)
             raise
         self._words: Any = memoryview(self._page).cast("Q")
-        self._page[STARTED_AT : STARTED_AT + STARTED_BYTES] = _now().encode().ljust(STARTED_BYTES)
+        self._page[STARTED_AT : STARTED_AT + STARTED_BYTES] = now().encode().ljust(STARTED_BYTES)
         self._words[0] = MAGIC
         os.rename(unlocked, self._path)  # only now may others find it
 
@@ -203,5 +203,6 @@ def _packed(record_id: str) -> bytes:
     return packed if len(packed) == ID_BYTES else b""
 
 
-def _now() -> str:
+def now() -> str:
+    """As `Crash.started_at` has it."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")

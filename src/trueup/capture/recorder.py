@@ -46,6 +46,8 @@ REASONS: dict[str, tuple[str, ...]] = {
 HAND_OVER = 0.2
 """Of the time that a commit waits for company, how long a batch for the process beside does."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 1.0
+LAST_S = 5.0
+"""At the end: for what a process beside that hung gave back."""
 PASSING = (
     *("locked", "busy", "full", "no space", "i/o", "unable to open", "connect", "timeout"),
     *("deadlock", "could not serialize", "read-only transaction", "recovery"),
@@ -112,7 +114,7 @@ class Recorder:
         self._ledger = self._open_ledger()
         self._company_s, self._breath_s = config.commit_ms / 1000, breath_s
         if beside:
-            beside.open(self._ledger.path if self._ledger else None)
+            beside.open(self._ledger.path if self._ledger else None, store)
             self._company_s *= HAND_OVER
         self._thread = threading.Thread(target=self._write_all, name="trueup-capture", daemon=True)
         self._thread.start()
@@ -223,8 +225,8 @@ class Recorder:
             group = self._recall.take(name, tenant)
         if not group and self._beside:
             return self._beside.recall(name, tenant)
-        clean = [one for one in map(self._scrubbed, group) if one]
         try:
+            clean = [one for one in map(self._scrubbed, group) if one]
             erased = self._kept_now(clean, self._store.add_late)
         except Exception:
             with self._lock:
@@ -296,8 +298,10 @@ class Recorder:
                 self._closing_at = time.monotonic() + timeout_s
             self._work.notify_all()
         self._thread.join(timeout_s)
-        if self._beside and not self._beside.close(max(1.0, self._closing_at - time.monotonic())):
-            self._warn("closed", "Capture was closed before its writer was through")
+        if self._beside:
+            if not self._beside.close(max(1.0, self._closing_at - time.monotonic())):
+                self._warn("closed", "Capture was closed before its writer was through")
+            self._thread.join(LAST_S)
         with self._lock:
             if self._thread.is_alive():
                 self._warn("closed", f"Capture was closed with {self._unsettled} records unwritten")
@@ -405,28 +409,49 @@ class Recorder:
         return items
 
     def _all_opened(self, items: Sequence[Item]) -> list[Interaction]:
-        records: list[Interaction] = []
+        """The records of a batch, ready to be written; what is left out is counted."""
+        wanted: deque[Interaction] = deque()
         for item in items:
-            records += self._opened(item)
-            if self._breath_s and not self._is_due():
-                time.sleep(self._breath_s)
+            wanted += self._opened(item)
+            self._breathe()
+        records: list[Interaction] = []
+
+        def scrub() -> None:
+            while wanted:
+                clean = self._scrubbed(wanted[0], in_queue=1)
+                wanted.popleft()
+                records.extend([clean] if clean else [])
+                self._breathe()
+
+        try:
+            self._patiently(scrub)
+        except StorageError:
+            self._settle("failed", "storage", len(wanted), len(wanted))
         return records
 
-    def _opened(self, item: Item) -> list[Interaction]:
-        """The records of an item, ready to be written; what is left out is counted."""
+    def _opened(self, item: Item) -> Sequence[Interaction]:
+        """The records of an item that are to be kept."""
         interactions = self._built(item.build, item.number)
         if not interactions:
-            return []
+            return ()
         if not item.is_admitted and not self._admit(interactions, item.route, item.number):
-            return []
+            return ()
         with self._lock:
             more = len(interactions) - item.number
             self._sent += more
             self._take_in(more)
-        return [clean for one in interactions if (clean := self._scrubbed(one, in_queue=1))]
+        return interactions
+
+    def _breathe(self) -> None:
+        if self._breath_s and not self._is_due():
+            time.sleep(self._breath_s)
 
     def _scrubbed(self, one: Interaction, in_queue: int = 0) -> Interaction | None:
-        """The record without what must not be written; None, and counted, if that fails."""
+        """The record without what must not be written; None, and counted, if that fails.
+
+        Raises:
+            StorageError: the key of a pseudonym is to be had from the store, and is not.
+        """
         if self._scrub is None:
             return one
         try:
@@ -435,6 +460,8 @@ class Recorder:
                 return clean
             # the old id is a hash of what was taken out
             return clean.model_copy(update={"id": clean.expected_id()})
+        except StorageError:
+            raise
         except Exception as error:  # its text may be the very thing that must not be written
             self._warn("scrub", f"Interactions could not be scrubbed: {type(error).__name__}")
             self._settle("failed", "scrub", 1, in_queue)
@@ -455,36 +482,54 @@ class Recorder:
         """Commit a batch and count what became of it."""
         if not records:
             return
-        give_up, pause = time.monotonic() + self._config.retry_s, FIRST_PAUSE_S
         is_first_try = True
-        while True:
-            try:
-                with self._lock:
-                    if self._ledger:
-                        self._ledger.begin([one.id for one in records])
-                new = self._store.add_all(records)
-                self._settle_written(records, new, 1, may_be_ours=not is_first_try)
-                return
-            except StorageError as error:
-                self._warn("storage", f"Interactions could not be kept: {error}")
-                if not self._may_try_again(error, give_up):
-                    self._settle("failed", "storage", len(records), len(records))
-                    return
-                time.sleep(pause)
-                pause, is_first_try = min(2 * pause, LONGEST_PAUSE_S), False
-            except Exception as error:
-                break_up = error  # not the disk, so a record: alone it fails, its neighbours do not
-                break
+
+        def commit() -> None:
+            nonlocal is_first_try
+            may_be_ours, is_first_try = not is_first_try, False
+            with self._lock:
+                if self._ledger:
+                    self._ledger.begin([one.id for one in records])
+            new = self._store.add_all(records)
+            self._settle_written(records, new, 1, may_be_ours=may_be_ours)
+
+        try:
+            self._patiently(commit)
+        except StorageError:
+            self._settle("failed", "storage", len(records), len(records))
+        except Exception as error:  # not the disk, so a record: alone it fails, not its neighbours
+            self._write_good(records, error)
+
+    def _write_good(self, records: list[Interaction], error: Exception) -> None:
+        """Commit those of a batch that can be, after one that cannot broke it up."""
         good = [one for one in records if _is_writable(one)]
         if len(records) == 1:
             good = []
         if num_bad := len(records) - len(good):
-            self._warn("record", f"An interaction could not be kept: {break_up}")
+            self._warn("record", f"An interaction could not be kept: {error}")
             self._settle("failed", "record", num_bad, num_bad)
             self._write(good)
             return
         for one in records:
             self._write([one])
+
+    def _patiently(self, work: Callable[[], object]) -> None:
+        """Do it, again and again while the store is locked, full or away.
+
+        Raises:
+            StorageError: it did not come round in time.
+        """
+        give_up, pause = time.monotonic() + self._config.retry_s, FIRST_PAUSE_S
+        while True:
+            try:
+                work()
+                return
+            except StorageError as error:
+                self._warn("storage", f"Interactions could not be kept: {error}")
+                if not self._may_try_again(error, give_up):
+                    raise
+                time.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_S)
 
     def _may_try_again(self, error: StorageError, give_up: float) -> bool:
         with self._lock:

@@ -23,18 +23,22 @@ SHOWN_CHARS = 160  # of a text in the terminal
 @click.command()
 @click.option("--rebuild", is_flag=True, help="Drop this embedder's index and make it again.")
 @click.option("--watch", is_flag=True, help="Go on as interactions come in, until stopped.")
+@click.option("--parent", type=int, hidden=True, help="Whose end is the end of --watch.")
 @json_option
 @click.pass_context
-def embed(ctx: click.Context, rebuild: bool, watch: bool, as_json: bool) -> None:
+def embed(
+    ctx: click.Context, rebuild: bool, watch: bool, parent: int | None, as_json: bool
+) -> None:
     """Give every captured interaction its vector; killed anywhere, the next call goes on."""
     from trueup.vectors import embed as embed_all
 
+    parent = parent or os.getppid()  # asked before the model loads: it may be gone by then
     project = open_project(ctx)
     index = project.vectors
     if rebuild:
         index.drop()
     if watch:
-        _watch(project)
+        _watch(project, parent)
     with bars(hidden=as_json):
         done = embed_all(project.store, index, project.embedder, project.config.vectors)
     if as_json:
@@ -46,13 +50,13 @@ def embed(ctx: click.Context, rebuild: bool, watch: bool, as_json: bool) -> None
     say("Next: trueup search, or trueup topics")
 
 
-def _watch(project: Project) -> NoReturn:
+def _watch(project: Project, parent: int) -> NoReturn:
     """Embed what comes in, at a low priority, until whoever started this process is gone."""
     from trueup.vectors import embed as embed_all
     from trueup.vectors.beside import wait
 
     os.nice(10)
-    parent, seen = os.getppid(), None
+    seen = None
     while os.getppid() == parent:
         store = project.store
         try:

@@ -107,6 +107,8 @@ def create_app(
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         if proxy:
             await proxy.upstreams.open()
+        if beside:  # it takes seconds to be there, in which much traffic would fill the queue
+            await asyncio.to_thread(recorder.flush)
         try:
             yield
         finally:

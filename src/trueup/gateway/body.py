@@ -10,7 +10,15 @@ from starlette.types import Message, Receive
 
 from trueup.gateway.errors import RequestError
 
-__all__ = ["MAX_BODY_BYTES", "Arriving", "Limits", "as_object", "read_body", "read_parts"]
+__all__ = [
+    "MAX_BODY_BYTES",
+    "Arriving",
+    "Limits",
+    "as_object",
+    "is_text",
+    "read_body",
+    "read_parts",
+]
 
 MAX_BODY_BYTES = 10 * 1024 * 1024
 
@@ -149,3 +157,12 @@ def as_object(body: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise RequestError("The request body is not a JSON object", got=value, expected="{…}")
     return value
+
+
+def is_text(raw: str) -> bool:
+    """False for half of a character, which JSON may hold: it could not be written down."""
+    try:
+        raw.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from trueup.gateway.body import is_text
 from trueup.gateway.config import ServeConfig
 from trueup.gateway.errors import RequestError, not_supported
 from trueup.records import Completion, Message, Messages, Sampling
@@ -284,7 +285,7 @@ def _stop(raw: Any) -> tuple[str, ...]:
     if (
         not isinstance(stop, list)
         or len(stop) > MAX_STOP
-        or not all(isinstance(one, str) and one and _is_text(one) for one in stop)
+        or not all(isinstance(one, str) and one and is_text(one) for one in stop)
     ):
         raise RequestError(
             "'stop' cannot be used",
@@ -294,15 +295,6 @@ def _stop(raw: Any) -> tuple[str, ...]:
             param="stop",
         )
     return tuple(stop)
-
-
-def _is_text(raw: str) -> bool:
-    """False for half characters: no answer could be written down with them."""
-    try:
-        raw.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _finish_reason(reason: str) -> Literal["stop", "length"]:

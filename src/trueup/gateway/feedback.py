@@ -5,7 +5,6 @@
 The promise: a 200 means that it is on disk. The same feedback twice is kept once.
 """
 
-import asyncio
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
@@ -13,8 +12,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from trueup.capture import Recorder
-from trueup.errors import RecordNotFound
-from trueup.gateway.body import as_object, read_body
+from trueup.errors import RecordNotFound, StorageError
+from trueup.gateway.body import as_object, is_text, read_body
+from trueup.gateway.durable import durably
 from trueup.gateway.errors import RequestError
 from trueup.gateway.keys import tenant_of
 from trueup.records import Feedback, Interaction
@@ -39,6 +39,13 @@ class _Said(BaseModel):
             raise ValueError("Input should be 1 or -1")
         return rating
 
+    @field_validator("edit", "comment")
+    @classmethod
+    def _text_can_be_kept(cls, text: str | None) -> str | None:
+        if text and not is_text(text):
+            raise ValueError("Input should be text of whole characters")
+        return text
+
     @field_validator("edit")
     @classmethod
     def _edit_says_something(cls, edit: str | None) -> str | None:
@@ -49,7 +56,7 @@ class _Said(BaseModel):
     @field_validator("request_id", "interaction_id")
     @classmethod
     def _id_can_be_looked_up(cls, name: str | None) -> str | None:
-        if name and ("\0" in name or any("\ud800" <= c <= "\udfff" for c in name)):
+        if name and ("\0" in name or not is_text(name)):
             raise ValueError("Input should be an id, of whole characters")
         return name
 
@@ -71,13 +78,13 @@ class FeedbackRoute:
     async def post(self, request: Request) -> Response:
         """Answered once the feedback is committed; 404 if no such answer was captured."""
         said = _read(as_object(await read_body(request)))
-        kept = await asyncio.to_thread(self._keep, said, tenant_of(request.scope))
+        kept = await durably(self._keep, said, tenant_of(request.scope))
         return JSONResponse(
             {"id": kept.id, "object": "feedback", "interaction_id": kept.interaction_id}
         )
 
     def _keep(self, said: _Said, tenant: str | None) -> Feedback:
-        self._recorder.flush()  # a quick user can be ahead of the writer
+        is_written = self._recorder.flush()  # a quick user can be ahead of the writer
         if said.request_id:
             whose = {"tenant": tenant} if tenant else {}  # ids of two tenants may be the same
             request_id = self._recorder.known_as(said.request_id)
@@ -88,6 +95,13 @@ class FeedbackRoute:
             found = None  # another tenant's answer: as if there were none
         elif found is None and (said.rating == -1 or said.edit is not None):
             found = self._recalled(said.request_id or said.interaction_id or "", tenant)
+        if found is None and not is_written:
+            raise StorageError(
+                "The answer that this is about may still wait to be written",
+                got="a store that is slower than traffic",
+                expected="all that was answered before on disk",
+                next="send it again in a while",
+            )
         if found is None:
             raise RecordNotFound(
                 "No such answer was captured",

@@ -17,7 +17,7 @@ from trueup.gateway.access import AccessLog, Seen
 from trueup.gateway.body import Limits
 from trueup.gateway.config import Scope, ServeConfig
 from trueup.gateway.errors import RequestError, send_error
-from trueup.gateway.keys import Keys
+from trueup.gateway.keys import Keys, presented
 
 __all__ = ["Front", "scope_of"]
 
@@ -136,8 +136,9 @@ def _refuse_detours(method: str, path: str) -> None:
 
 
 def _request_id(scope: AsgiScope) -> str:
-    """The client's own, if it is one that can stand in a log; else a new one."""
-    for name, value in scope["headers"]:
-        if name == b"x-request-id" and GOOD_ID.fullmatch(value):
+    """The client's own, if it is one that can stand in a log, and not its key; else a new one."""
+    headers = scope["headers"]
+    for name, value in headers:
+        if name == b"x-request-id" and GOOD_ID.fullmatch(value) and value != presented(headers):
             return value.decode()
     return f"req_{random.getrandbits(96):024x}"  # no secret, and no call into the kernel

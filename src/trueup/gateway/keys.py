@@ -17,7 +17,7 @@ from trueup.errors import ConfigError
 from trueup.gateway.config import KeyConfig, Scope
 from trueup.gateway.errors import RequestError
 
-__all__ = ["Caller", "Keys", "digest", "new_secret", "secret_of", "tenant_of"]
+__all__ = ["Caller", "Keys", "digest", "new_secret", "presented", "secret_of", "tenant_of"]
 
 SHORTEST = 16
 """Characters of a key from the environment; shorter ones can be guessed."""
@@ -53,7 +53,7 @@ class Keys:
 
     def caller(self, headers: Iterable[tuple[bytes, bytes]]) -> Caller | None:
         """Whose key these headers carry; None where it is missing or unknown."""
-        given = _presented(headers)
+        given = presented(headers)
         if given is None:
             return None
         hashed, found = hashlib.sha256(given).digest(), None
@@ -125,7 +125,7 @@ def tenant_of(scope: AsgiScope) -> str | None:
     return caller.tenant if caller else None
 
 
-def _presented(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+def presented(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
     """OpenAI's header, or the one that Azure's and Anthropic's clients send."""
     for name, value in headers:
         if name == b"authorization":

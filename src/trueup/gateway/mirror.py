@@ -8,7 +8,6 @@ transaction; each entry is answered for, in order; the same traffic sent twice i
 what was erased stays away.
 """
 
-import asyncio
 import json
 from typing import Any
 
@@ -21,7 +20,8 @@ from trueup.capture import Kept, Recorder
 from trueup.capture.openai_form import Sender, read_interactions
 from trueup.capture.shapes import Skip
 from trueup.errors import TrueupError
-from trueup.gateway.body import read_body
+from trueup.gateway.body import is_text, read_body
+from trueup.gateway.durable import durably
 from trueup.gateway.errors import RequestError
 from trueup.gateway.keys import tenant_of
 from trueup.records import Feedback, Interaction
@@ -44,7 +44,7 @@ class MirrorRoute:
         body = await read_body(request)
         is_lines = "ndjson" in request.headers.get("content-type", "")
         tenant = tenant_of(request.scope)
-        results = await asyncio.to_thread(self._keep, body, is_lines, tenant)
+        results = await durably(self._keep, body, is_lines, tenant)
         captured = sum("ids" in one for one in results)
         skipped = sum("skipped" in one for one in results)
         return JSONResponse(
@@ -167,4 +167,6 @@ def _feedback(said: object) -> dict[str, Any] | None:
         Feedback.model_validate({"interaction_id": "none", **said}, strict=True)
     except ValidationError as error:
         raise Skip(f"feedback cannot be used: {error.errors()[0]['msg']}") from None
+    if not all(is_text(said.get(name) or "") for name in ("edit", "comment")):
+        raise Skip("text is not valid Unicode")
     return {name: value for name, value in said.items() if value is not None} or None

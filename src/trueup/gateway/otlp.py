@@ -5,7 +5,6 @@ records of a model's answers become interactions; others pass by without a word,
 many. The promise: an answer of 200 means that what was not rejected is on disk.
 """
 
-import asyncio
 import base64
 import importlib
 import json
@@ -22,6 +21,7 @@ from trueup.capture import Recorder
 from trueup.capture.shapes import Skip
 from trueup.capture.spans import read_log, read_span
 from trueup.gateway.body import MAX_BODY_BYTES, read_body
+from trueup.gateway.durable import durably
 from trueup.gateway.errors import RequestError
 from trueup.gateway.keys import tenant_of
 from trueup.records import Interaction
@@ -73,7 +73,7 @@ class OtlpRoute:
         body = await read_body(request)
         packed = request.headers.get("content-encoding", "identity").strip().lower()
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        problems = await asyncio.to_thread(self._keep, body, packed, kind, tenant_of(request.scope))
+        problems = await durably(self._keep, body, packed, kind, tenant_of(request.scope))
         number = sum(problems.values())
         told = "; ".join(f"{why}: {count}" for why, count in problems.most_common(5))
         if kind == PROTOBUF:

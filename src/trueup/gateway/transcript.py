@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from trueup.capture import Recorder
 from trueup.capture.openai_form import user_of
-from trueup.gateway.body import as_object
+from trueup.gateway.body import as_object, is_text
 from trueup.gateway.errors import RequestError, not_supported
 from trueup.gateway.local import choice_id
 from trueup.records import Completion, Interaction, Message, Messages, Sampling, ToolCall
@@ -280,11 +280,11 @@ class _Choice:
 
     def completion(self, sampling: Sampling | None, *, echoed: str) -> Completion:
         """The choice as a record, without the prompt where the request had it echoed."""
-        text = "".join(self._parts)
+        text = _whole("".join(self._parts))
         return Completion(
             text=text.removeprefix(echoed),
             tool_calls=tuple(
-                ToolCall(id=one["id"], name=one["name"], arguments=one["arguments"])
+                ToolCall(id=one["id"], name=one["name"], arguments=_whole(one["arguments"]))
                 for _, one in sorted(self._calls.items())
             ),
             logprobs=None if echoed else self._told_logprobs(),
@@ -339,7 +339,7 @@ def read_prompts(asked: dict[str, Any]) -> list[Messages]:
         raise RequestError("'prompt' is no text", got=raw, param="prompt")
     if asked.get("suffix"):
         raise not_supported("suffix", asked["suffix"])
-    return [(Message(role="user", content=one),) for one in texts]
+    return [(Message(role="user", content=_whole(one)),) for one in texts]
 
 
 def _message(index: int, raw: Any) -> Message:
@@ -357,7 +357,7 @@ def _message(index: int, raw: Any) -> Message:
     answers = raw.get("name") if is_function else raw.get("tool_call_id")
     return Message(
         role="tool" if is_function else raw["role"],
-        content=content,
+        content=_whole(content),
         tool_calls=tuple(_calls(raw)),
         tool_call_id=str(answers or ""),
     )
@@ -380,6 +380,14 @@ def _calls(raw: dict[str, Any]) -> list[ToolCall]:
             )
         )
     return found
+
+
+def _whole(text: str) -> str:
+    """The halves of a character that a stream cut in two, as one; a half alone, which JSON may hold
+    and no store can, costs that character and not the text."""
+    if is_text(text):
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _tools(asked: dict[str, Any]) -> tuple[dict[str, Any], ...]:

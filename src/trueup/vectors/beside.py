@@ -1,5 +1,6 @@
 """Embedding in a process beside a server, whose event loop shares no interpreter with it."""
 
+import os
 import subprocess
 import sys
 import time
@@ -27,7 +28,9 @@ def embedding_beside(
     given = [word for one in overrides for word in ("--set", one)]
     command = [sys.executable, "-m", "trueup", "--project", str(folder), *given]
     child = subprocess.Popen(
-        [*command, "embed", "--watch"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        [*command, "embed", "--watch", "--parent", str(os.getpid())],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
     )
     try:
         yield

@@ -234,7 +234,8 @@ def test_the_writer_imports_nothing_from_the_folder_it_was_started_in(
     recorder.record_later(heard(1), size=100)
     assert recorder.flush() and store.count(Interaction) == 1
     os.kill(beside.pid, 0)
-    assert os.getsid(beside.pid) != os.getsid(0), "a terminal's hang-up is not meant for it"
+    assert os.getpgid(beside.pid) != os.getpgid(0), "a terminal's Ctrl-C is not meant for it"
+    assert os.getsid(beside.pid) == os.getsid(0), "nor a share of its own of the processor"
 
 
 def test_a_writer_that_never_starts_costs_nothing(tmp_path: Path, monkeypatch) -> None:

@@ -106,7 +106,9 @@ class WriterProcess:
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                start_new_session=True,  # a terminal's Ctrl-C or hang-up is meant for the gateway
+                # A terminal's Ctrl-C or hang-up is meant for the gateway. Not a session of its own:
+                # the kernel may share the processor out among sessions first, niceness or not.
+                process_group=0,
             )
 
     @property
@@ -257,7 +259,7 @@ def _hurry_sends(line: Connection) -> None:
 
 def main(file: int) -> None:
     """Write what comes through the line, until it is closed or the gateway is gone."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # meant for the gateway, which tells us
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # meant for the gateway, which tells us
         signal.signal(number, signal.SIG_IGN)
     os.nice(NICE)
     line = Connection(file)

@@ -259,7 +259,8 @@ def _hurry_sends(line: Connection) -> None:
 
 def main(file: int) -> None:
     """Write what comes through the line, until it is closed or the gateway is gone."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # meant for the gateway, which tells us
+    # meant for the gateway, which tells us
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     os.nice(NICE)
     line = Connection(file)

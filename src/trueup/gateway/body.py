@@ -6,8 +6,9 @@ from collections.abc import AsyncGenerator
 from typing import Any, NamedTuple
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.types import Message, Receive
+from starlette.types import Message, Receive, Scope
 
+from trueup.gateway.connection import CONNECTION, Telling
 from trueup.gateway.errors import RequestError
 
 __all__ = [
@@ -40,11 +41,14 @@ async def read_body(
     """
     limits = request.scope.get("trueup.limits") or Limits()
     return await read_parts(
-        request.receive, max_bytes or limits.max_body_bytes, timeout_s or limits.client_timeout_s
+        request.scope,
+        request.receive,
+        max_bytes or limits.max_body_bytes,
+        timeout_s or limits.client_timeout_s,
     )
 
 
-async def read_parts(receive: Receive, max_bytes: int, timeout_s: float) -> bytes:
+async def read_parts(scope: Scope, receive: Receive, max_bytes: int, timeout_s: float) -> bytes:
     """A request's body, as ASGI hands it over.
 
     What is too large is read to its end before it is refused, up to ten times the limit: a client
@@ -54,8 +58,10 @@ async def read_parts(receive: Receive, max_bytes: int, timeout_s: float) -> byte
         RequestError: over `max_bytes`, status 413; slower than `timeout_s`, status 408.
         ClientDisconnect: the client left.
     """
+    connection: Telling | None = scope.get(CONNECTION)
+    is_here = connection is not None and connection.is_whole  # and needs no timer
     try:
-        async with asyncio.timeout(timeout_s):
+        async with asyncio.timeout(None if is_here else timeout_s):
             message = await receive()
             if message["type"] == "http.request" and not message.get("more_body"):
                 parts, size = [message["body"]], len(message["body"])  # most come in one piece

@@ -26,6 +26,11 @@ class Telling(Protocol):
 
     is_lost: bool
 
+    @property
+    def is_whole(self) -> bool:
+        """True once all of the request is here."""
+        ...
+
     def tell(self, when_lost: Callable[[], None] | None) -> None:
         """Call this, in place of what it was to call before, once it is lost."""
 

@@ -19,7 +19,8 @@ MAX_HEADER_BYTES = 64 * 1024
 
 
 class _Corked:
-    """A transport whose writes of one moment go out together: one call into the kernel, not two."""
+    """A transport whose writes of one moment go out together: one call into the kernel, not two.
+    The end of an answer waits for nothing, see `flush`."""
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport, self._loop = transport, loop
@@ -30,14 +31,15 @@ class _Corked:
 
     def write(self, data: bytes) -> None:
         if not self._parts:
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self.flush)
         self._parts.append(data)
 
     def close(self) -> None:
-        self._flush()
+        self.flush()
         self._transport.close()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Send what was written, now."""
         if self._parts:
             data, self._parts = b"".join(self._parts), []
             self._transport.write(data)
@@ -55,7 +57,8 @@ class _Patient(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
-        self.transport = _Corked(self.transport, self.loop)  # type: ignore[assignment]
+        self._corked = _Corked(self.transport, self.loop)
+        self.transport = self._corked  # type: ignore[assignment]
         self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -70,24 +73,32 @@ class _Patient(HttpToolsProtocol):
         if when_lost:
             self.flow.resume_reading()  # a long body paused it, and who does not read hears no end
 
+    @property
+    def is_whole(self) -> bool:
+        return not self.cycle.more_body
+
     def data_received(self, data: bytes) -> None:
         if self._is_in_headers:
             self._num_header_bytes += len(data)
         super().data_received(data)
         if self._is_in_headers and self._num_header_bytes > MAX_HEADER_BYTES:
             self.transport.abort()
+        elif self._is_in_headers and self._waiting is None:  # most come in one piece
+            self._wait()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope[CONNECTION] = self  # type: ignore[typeddict-unknown-key]
         self._is_in_headers, self._num_header_bytes = True, 0
-        if self._waiting is None:
-            self._wait()
 
     def on_headers_complete(self) -> None:
         self._is_in_headers = False
         self._heard()
         super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        self._corked.flush()
+        super().on_response_complete()
 
     def pause_writing(self) -> None:
         self._wait()

@@ -73,7 +73,7 @@ class Proxy:
 
     async def _complete(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Completions of both kinds: forwarded and captured."""
-        body = await read_parts(receive, self._max_body_bytes, self._client_timeout_s)
+        body = await self._body(scope, receive)
         readable = self._readable(scope, body)
         servers = self.upstreams.for_model(as_object(readable).get("model"))
         transcript = Transcript(
@@ -110,7 +110,7 @@ class Proxy:
 
     async def _embed(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Embeddings: to the server that has the model, and not captured."""
-        body = await read_parts(receive, self._max_body_bytes, self._client_timeout_s)
+        body = await self._body(scope, receive)
         servers = self.upstreams.servers
         if self.upstreams.are_many:
             servers = self.upstreams.for_model(as_object(self._readable(scope, body)).get("model"))
@@ -254,6 +254,9 @@ class Proxy:
             return await answer.read()
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self.upstreams.failure(server, error) from error
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+        return await read_parts(scope, receive, self._max_body_bytes, self._client_timeout_s)
 
     def _readable(self, scope: Scope, body: bytes) -> bytes:
         """The body for our own eyes; what is forwarded is the packed one."""

@@ -133,6 +133,7 @@ def test_the_first_requests_find_the_writer_there(tmp_path: Path, run_app, monke
         with run_app(app) as url, httpx.Client(base_url=url, timeout=60) as http:
             for _ in range(120):
                 assert http.post("/v1/chat/completions", json=CHAT).status_code == 200
+                time.sleep(0.01)  # slower than any writer, and quicker than the start of this one
             assert app.state.recorder.flush()
             assert app.state.recorder.counters["captured"] == 120
     store.close()
